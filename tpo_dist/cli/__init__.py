@@ -1,0 +1,1 @@
+"""The `tpo-dist` command, one small file for each subcommand."""

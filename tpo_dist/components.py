@@ -1,0 +1,82 @@
+"""Components by name: the options of a section are checked against the component that they are meant for."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from tpo_dist.errors import UsageError
+
+T = TypeVar("T")
+
+
+def nearest(wrong: str, valid: Iterable[str]) -> str:
+    """Advice that names the nearest valid name, or all of them where none is near."""
+    names = list(valid)
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "valid names are " + ", ".join(names) if names else "it takes no options"
+
+
+def lookup(section: str, name: str, registry: Mapping[str, T]) -> T:
+    """The entry of that name. Raises UsageError with the nearest valid name."""
+    if name not in registry:
+        raise UsageError(
+            f"{section}.name = {name!r}", f"there is no such {section}", nearest(name, registry).rstrip("?")
+        )
+    return registry[name]
+
+
+def build(section: str, kind: type[T], options: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> T:
+    """A component from its options, where `preset` gives the defaults that differ from the class's own.
+
+    Raises UsageError for an unknown option, a wrong type, or a value that the component itself refuses.
+    """
+    hints = get_type_hints(kind)
+    assert dataclasses.is_dataclass(kind), "components are dataclasses whose fields are their options"
+    fields: dict[str, Any] = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(kind)}
+    model = create_model(kind.__name__, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    try:
+        checked = model.model_validate({**(preset or {}), **options})
+    except ValidationError as error:
+        raise explain(error, section, {section: fields}) from None
+    try:
+        return kind(**{name: getattr(checked, name) for name in fields})
+    except UsageError as error:
+        raise UsageError(f"{section}.{error.where}", error.reason, error.fix) from None
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return ... if field.default is dataclasses.MISSING else field.default
+
+
+def explain(error: ValidationError, section: str, valid: Mapping[str, Iterable[str]]) -> UsageError:
+    """The first complaint of a validation as one line: key, value, reason, fix.
+
+    `valid` lists the valid names by section ("" is the top).
+    """
+    first, *others = error.errors()
+    path = [section] if section else []
+    path += [str(part) for part in first["loc"]]
+    key, message = ".".join(path), first["msg"]
+    more = f" ({len(others)} more after it)" if others else ""
+    parent = ".".join(path[:-1])
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        fix = nearest(path[-1], valid.get(parent, [])).rstrip("?")
+        return UsageError(key, f"there is no such key{more}", fix)
+    return UsageError(f"{key} = {first['input']!r}", _lower(message) + more, _advice(first["type"]))
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def _advice(kind: str) -> str:
+    if kind.endswith(("_type", "_parsing")):
+        return "give a value of that type, quoted only where it is text"
+    if kind in ("literal_error", "enum"):
+        return "give one of the values named"
+    return "give a value inside that bound"

@@ -1,0 +1,132 @@
+"""The whole run as frozen models: what you write is what runs, and what you did not write has its default here.
+
+A section with a `name` (task, policy, objective) takes the options of the component of that name; they are checked
+against the component itself before anything starts (`programs/parts.py`).
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ComponentConfig(BaseModel):
+    """A component by name; every other key of the section is an option of that component."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    name: str = Field(description="which one")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The component's own options, as written."""
+        return dict(self.model_extra or {})
+
+
+class OptimizerConfig(_Section):
+    """How gradients become steps."""
+
+    name: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for matrices, Adam for the rest; adamw")
+    lr: float = Field(1e-3, gt=0, description="learning rate before the schedule")
+    momentum: float = Field(0.95, ge=0, lt=1, description="muon: momentum of the matrices")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Adam: decay of the first moment")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Adam: decay of the second moment")
+    eps: float = Field(1e-8, gt=0, description="Adam: added to the root of the second moment")
+    weight_decay: float = Field(0.0, ge=0, description="adamw: decoupled weight decay")
+
+
+class ScheduleConfig(_Section):
+    """The learning rate over the steps of the run."""
+
+    name: Literal["constant", "linear", "cosine"] = Field("constant", description="shape of the decay after warm-up")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up from 0")
+    final_fraction: float = Field(0.0, ge=0, le=1, description="learning rate at the last step, over `lr`")
+
+
+class LearnerConfig(_Section):
+    """The process that trains."""
+
+    epochs: Count | None = Field(None, description="gradient epochs per batch; null: the objective's own number")
+    micro_batch_candidates: Count | None = Field(
+        None, description="candidates per forward and backward pass, gradients stay exact; null: the whole batch"
+    )
+    max_grad_norm: float | None = Field(None, gt=0, description="gradients are scaled down to this norm; null: never")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    device: str = Field("cpu", description="torch device of the learner, such as cpu or cuda")
+    threads: Count = Field(1, description="torch threads of the learner")
+    cpus: float = Field(0.5, ge=0, description="Ray CPUs reserved for the learner")
+    gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for the learner")
+
+
+class RolloutConfig(_Section):
+    """The processes that turn prompts into scored groups."""
+
+    workers: Count = Field(2, description="rollout workers")
+    groups_per_step: Count = Field(64, description="prompts drawn per training step")
+    group_size: Count = Field(32, description="candidates per prompt (K)")
+    block_size: Count | None = Field(
+        None, description="prompts a worker takes at a time; null: a quarter of groups_per_step, if that divides it"
+    )
+    device: str = Field("cpu", description="torch device of the workers, such as cpu or cuda")
+    threads: Count = Field(1, description="torch threads of each worker")
+    cpus: float = Field(0.5, ge=0, description="Ray CPUs reserved for each worker")
+    gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for each worker")
+
+
+class ClusterConfig(_Section):
+    """Where Ray runs."""
+
+    address: str | None = Field(None, description="Ray cluster to join, or auto; null: start one here")
+    num_cpus: Count | None = Field(None, description="CPUs of the cluster started here; null: this machine's")
+    object_store_mb: int | None = Field(512, ge=80, description="object store of the cluster started here, in MB")
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        "PACK", description="how Ray places learner and workers over nodes"
+    )
+
+
+class DeadlineConfig(_Section):
+    """How long each wait may last before it ends with an error that says what it waited for."""
+
+    connect_seconds: Seconds = Field(30.0, description="joining a Ray cluster")
+    place_seconds: Seconds = Field(60.0, description="Ray granting the resources that were asked for")
+    start_seconds: Seconds = Field(120.0, description="learner and workers starting up")
+    groups_seconds: Seconds = Field(300.0, description="the groups of one step arriving at the learner")
+    update_seconds: Seconds = Field(600.0, description="one training step, seen from the driver and from idle workers")
+
+
+class CheckpointConfig(_Section):
+    """What a run keeps on disk to go on from."""
+
+    every_steps: Count = Field(100, description="steps between checkpoints; the last step always has one")
+    keep: Count = Field(2, description="checkpoints kept, the newest ones")
+
+
+class LogConfig(_Section):
+    """What a run writes for people."""
+
+    tensorboard: bool = Field(True, description="write TensorBoard events")
+    plot: bool = Field(True, description="draw the learning curve when the run ends")
+
+
+class RunConfig(_Section):
+    """One run: what to learn, with how much of what, and where."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="first part of the run's folder name")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the weights, the prompts and the samples")
+    steps: Count = Field(300, description="training steps")
+    runs_dir: str = Field("runs", description="folder that holds the folders of runs")
+    task: ComponentConfig = ComponentConfig(name="token_reversal")
+    policy: ComponentConfig = ComponentConfig(name="transformer")
+    objective: ComponentConfig = ComponentConfig(name="tpo")
+    rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    deadlines: DeadlineConfig = DeadlineConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()

@@ -1,0 +1,1 @@
+"""Target, loss, gradient, step, snapshot, checkpoint. Never imports rollout; runs without Ray."""

@@ -1,0 +1,175 @@
+"""What a learner needs to go on, on disk: written whole or not at all, checked before it is used, never a pickle.
+
+A checkpoint is a folder with `model.safetensors`, `optimizer.safetensors` (its state and torch's random state) and
+`state.json` (counters, and size and checksum of the other two).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tpo_dist.errors import UsageError
+from tpo_dist.learner.learner import Learner
+from tpo_dist.policies.weights import import_weights
+
+FORMAT = 1
+_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_PREFIX = "step-"
+
+
+def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
+    """Write the learner under `parent` as `step-NNNNNNNN`, then drop all but the newest `keep`.
+
+    The folder appears under its name only when every byte is on disk; a crash or a full disk on the way leaves the
+    older ones as they were. Raises OSError where it cannot be written.
+    """
+    final = parent / f"{_PREFIX}{learner.version:08d}"
+    temporary = parent / f".{final.name}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        save_file({name: p.detach().contiguous() for name, p in learner.policy.named_parameters()}, temporary / _MODEL)
+        save_file({**_optimizer_tensors(learner), "random/torch": torch.get_rng_state()}, temporary / _OPTIMIZER)
+        state = {
+            "format": FORMAT,
+            "step": learner.version,
+            "draws_trained": learner.draws_trained,
+            "files": {name: _fingerprint(temporary / name) for name in (_MODEL, _OPTIMIZER)},
+        }
+        (temporary / _STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        for path in (*temporary.iterdir(), temporary):
+            _flush(path)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _flush(parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in list_checkpoints(parent)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointer:
+    """When to save, where, and how many to keep."""
+
+    folder: Path
+    every_steps: int
+    keep: int
+
+    def after_step(self, learner: Learner, *, last: bool) -> Path | None:
+        """Save if it is time, or if this was the last step; the folder written, if any."""
+        if not last and learner.version % self.every_steps:
+            return None
+        return save_checkpoint(self.folder, learner, self.keep)
+
+
+def list_checkpoints(parent: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(path for path in parent.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The counters of a checkpoint whose files are all there and undamaged.
+
+    Raises UsageError, naming the file and what is wrong with it.
+    """
+    path = checkpoint / _STATE
+    try:
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        files, written = dict(state["files"]), int(state["format"])
+        int(state["step"]), int(state["draws_trained"])
+    except FileNotFoundError:
+        raise UsageError(str(path), "the checkpoint lacks this file", _remedy(checkpoint)) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(str(path), f"is damaged ({type(error).__name__}: {error})", _remedy(checkpoint)) from None
+    if written != FORMAT:
+        raise UsageError(
+            str(path), f"has format {written}; this version reads {FORMAT}", "use the version that wrote it"
+        )
+    for name, expected in files.items():
+        file = checkpoint / name
+        if not file.is_file():
+            raise UsageError(str(file), "the checkpoint lacks this file", _remedy(checkpoint))
+        if file.stat().st_size != expected["bytes"]:
+            reason = f"has {file.stat().st_size} bytes where {expected['bytes']} were written"
+            raise UsageError(str(file), reason, _remedy(checkpoint))
+        if _fingerprint(file) != expected:
+            raise UsageError(str(file), "its checksum is not the one that was written", _remedy(checkpoint))
+    return state
+
+
+def load_checkpoint(checkpoint: Path, learner: Learner) -> None:
+    """Put a learner into the state that was saved. Raises UsageError for a damaged one, or one of another model."""
+    state = read_state(checkpoint)
+    try:
+        weights, saved = load_file(checkpoint / _MODEL), load_file(checkpoint / _OPTIMIZER)
+    except SafetensorError as error:
+        raise UsageError(str(checkpoint), f"cannot be read ({error})", _remedy(checkpoint)) from None
+    try:
+        import_weights(learner.policy, {name: tensor.numpy() for name, tensor in weights.items()})
+    except ValueError as error:
+        fix = "resume with the task and policy that the run was started with"
+        raise UsageError(str(checkpoint / _MODEL), f"holds another model: {error}", fix) from None
+    torch.set_rng_state(saved.pop("random/torch"))
+    _load_optimizer(learner, saved, checkpoint)
+    learner.version, learner.draws_trained = state["step"], state["draws_trained"]
+
+
+def _names(learner: Learner) -> dict[Tensor, str]:
+    return {parameter: name for name, parameter in learner.policy.named_parameters()}
+
+
+def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:
+    names = _names(learner)
+    return {
+        f"optimizer/{names[parameter]}/{key}": value.detach().clone().contiguous()
+        for parameter, state in learner.optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def _load_optimizer(learner: Learner, saved: dict[str, Tensor], checkpoint: Path) -> None:
+    for parameter, name in _names(learner).items():
+        prefix = f"optimizer/{name}/"
+        state = {key.removeprefix(prefix): saved.pop(key) for key in list(saved) if key.startswith(prefix)}
+        known = learner.optimizer.state.get(parameter)
+        fits = all(value.shape in (parameter.shape, ()) for value in state.values())
+        if not fits or (known and known.keys() != state.keys()):
+            reason = f"holds {sorted(state)} for {name!r}, which is the state of another optimizer"
+            fix = "resume with the optimizer that the run was started with"
+            raise UsageError(str(checkpoint / _OPTIMIZER), reason, fix)
+        if state:
+            moved = {key: value.to(parameter.device if value.ndim else "cpu") for key, value in state.items()}
+            learner.optimizer.state[parameter] = moved
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(file, "blake2b").hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remedy(checkpoint: Path) -> str:
+    others = [path.name for path in list_checkpoints(checkpoint.parent) if path != checkpoint]
+    if others:
+        return f"remove the folder {checkpoint.name} to go on from {others[-1]}"
+    return "start the run again; it has no other checkpoint"

@@ -1,0 +1,48 @@
+"""Optimizers and learning-rate schedules by name."""
+
+import math
+
+import torch
+
+from tpo_dist.config import OptimizerConfig, ScheduleConfig
+from tpo_dist.learner.muon import MuonAdam
+from tpo_dist.policies.contract import Policy
+
+
+def make_optimizer(config: OptimizerConfig, policy: Policy) -> torch.optim.Optimizer:
+    """Muon with Adam, routed by the policy's matrix views, or AdamW for everything."""
+    betas = (config.beta1, config.beta2)
+    if config.name == "muon":
+        return MuonAdam(
+            policy.named_parameters(),
+            policy.matrix_views(),
+            lr=config.lr,
+            momentum=config.momentum,
+            betas=betas,
+            eps=config.eps,
+        )
+    return torch.optim.AdamW(
+        policy.parameters(),
+        lr=config.lr,
+        betas=betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        foreach=True,
+    )
+
+
+class LearningRate:
+    """The learning rate of each step, a pure function of the step."""
+
+    def __init__(self, peak: float, schedule: ScheduleConfig, steps: int) -> None:
+        self._peak, self._schedule, self._steps = peak, schedule, steps
+
+    def at(self, step: int) -> float:
+        """The rate of step 0, 1, …; the last step of a decay still has a rate above its end value."""
+        schedule = self._schedule
+        if step < schedule.warmup_steps:
+            return self._peak * (step + 1) / (schedule.warmup_steps + 1)
+        progress = min(1.0, (step - schedule.warmup_steps) / (self._steps - schedule.warmup_steps))
+        shape = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress))}
+        final = 1.0 if schedule.name == "constant" else schedule.final_fraction
+        return self._peak * (final + (1.0 - final) * shape[schedule.name])

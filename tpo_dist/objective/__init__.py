@@ -1,0 +1,28 @@
+"""The mathematics: plain tensors and floats in, tensors out. Knows nothing of configs, records or Ray."""
+
+from tpo_dist.objective.contract import Evaluation, Objective, evaluate, weigh
+from tpo_dist.objective.diagnostics import target_diagnostics
+from tpo_dist.objective.distribution import GroupDistribution, group_logits
+from tpo_dist.objective.groups import Groups, make_groups
+from tpo_dist.objective.registry import OBJECTIVES, Method
+from tpo_dist.objective.scores import standardised_scores, zero_variance
+from tpo_dist.objective.target import target_cross_entropy, tpo_target, tpo_target_no_anchor
+
+__all__ = [
+    "OBJECTIVES",
+    "Evaluation",
+    "GroupDistribution",
+    "Groups",
+    "Method",
+    "Objective",
+    "evaluate",
+    "group_logits",
+    "make_groups",
+    "standardised_scores",
+    "target_cross_entropy",
+    "target_diagnostics",
+    "tpo_target",
+    "tpo_target_no_anchor",
+    "weigh",
+    "zero_variance",
+]

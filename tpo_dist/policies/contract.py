@@ -1,0 +1,64 @@
+"""What a policy is to the rest of the house: a torch module that samples candidates and scores their tokens.
+
+Shapes: G groups (one prompt each), K candidates, T tokens of a candidate, P tokens of a prompt.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CandidateBatch:
+    """Candidates whose tokens are to be scored, as padded tensors."""
+
+    prompts_GP: Tensor
+    """int64; all prompts of a batch have the same length."""
+    tokens_GKT: Tensor
+    """int64; anything where the mask is False."""
+    mask_GKT: Tensor
+    """True where a token was sampled."""
+
+    def __len__(self) -> int:
+        return len(self.prompts_GP)
+
+    def select(self, groups: Tensor | slice, candidates: slice = slice(None)) -> "CandidateBatch":
+        """These groups, with these of their candidates."""
+        return CandidateBatch(
+            prompts_GP=self.prompts_GP[groups],
+            tokens_GKT=self.tokens_GKT[groups][:, candidates],
+            mask_GKT=self.mask_GKT[groups][:, candidates],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixView:
+    """How an optimizer for matrices sees a parameter: the last two axes of `shape` are (fan_in, fan_out)."""
+
+    shape: tuple[int, ...]
+    """The parameter is reshaped to this."""
+    transposed: bool = False
+    """True where the reshaped axes are (fan_out, fan_in), as torch stores linear layers."""
+
+
+class Policy(nn.Module, ABC):
+    """A distribution over candidates that can be drawn from and differentiated."""
+
+    @abstractmethod
+    def sample(self, prompts_GP: Tensor, uniforms_GKT: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw K candidates of T tokens for each prompt.
+
+        Every token is the inverse-CDF image of its own uniform in [0, 1), so the draw is a pure function of
+        (weights, prompts, uniforms). Returns tokens [G, K, T] (int64) and their log-probs [G, K, T] (nats).
+        """
+
+    @abstractmethod
+    def scorer(self, batch: CandidateBatch) -> Callable[[], Tensor]:
+        """Prepare a batch once; each call then gives the log-probs [G, K, T] (nats) of its tokens under the weights
+        of that moment, differentiably; 0 on padding."""
+
+    def matrix_views(self) -> dict[str, MatrixView]:
+        """The parameters that a matrix optimizer (Muon) takes, by name; every other one goes to Adam."""
+        return {}

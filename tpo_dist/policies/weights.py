@@ -1,0 +1,34 @@
+"""A policy's weights as numpy arrays and back."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from tpo_dist.policies.contract import Policy
+from tpo_dist.records import Array
+
+
+def export_weights(policy: Policy) -> dict[str, Array]:
+    """A copy of every parameter, by name."""
+    return {name: parameter.detach().cpu().numpy().copy() for name, parameter in policy.named_parameters()}
+
+
+@torch.no_grad()
+def import_weights(policy: Policy, arrays: Mapping[str, Array]) -> None:
+    """Copy arrays into the parameters of the same names.
+
+    Raises ValueError, naming the first difference, where the names or shapes are not the policy's own.
+    """
+    parameters = dict(policy.named_parameters())
+    if parameters.keys() != arrays.keys():
+        name = min(parameters.keys() ^ arrays.keys())
+        side = "lack" if name in parameters else "have the unknown"
+        raise ValueError(f"the weights {side} parameter {name!r}")
+    for name, parameter in parameters.items():
+        if parameter.shape != arrays[name].shape:
+            raise ValueError(
+                f"parameter {name!r} has shape {list(arrays[name].shape)}; this policy has {list(parameter.shape)}"
+            )
+    for name, parameter in parameters.items():
+        parameter.copy_(torch.tensor(np.asarray(arrays[name])))

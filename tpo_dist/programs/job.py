@@ -1,0 +1,107 @@
+"""From a job file and overrides to a run that is known to make sense, before anything starts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tpo_dist.components import explain, nearest
+from tpo_dist.config import ComponentConfig, RunConfig
+from tpo_dist.errors import UsageError
+from tpo_dist.programs.parts import resolve
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A job file with dotted overrides (`learner.optimizer.lr=3e-4`), checked and resolved.
+
+    Raises UsageError, naming key, value, reason and fix, for a file that cannot be read, an unknown key, a value of
+    the wrong type or out of bounds, and settings that contradict each other.
+    """
+    return configure(_read(path), overrides)
+
+
+def configure(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """The same from settings at hand."""
+    merged = _copy(settings)
+    for override in overrides:
+        _apply(merged, override)
+    try:
+        config = RunConfig.model_validate(merged)
+    except ValidationError as error:
+        raise explain(error, "", key_names()) from None
+    return resolve(config)
+
+
+def key_names() -> dict[str, list[str]]:
+    """The valid keys of each section, by dotted section name ("" is the top)."""
+    names: dict[str, list[str]] = {}
+
+    def visit(model: type[BaseModel], prefix: str) -> None:
+        names[prefix] = list(model.model_fields)
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                visit(field.annotation, f"{prefix}.{name}".lstrip("."))
+
+    visit(RunConfig, "")
+    return names
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(
+            str(path), "there is no such file", "give the path of a job file, such as one in jobs/"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(str(path), f"cannot be read as text ({error})", "give a YAML file") from None
+    return _mapping(str(path), _parse(str(path), text))
+
+
+def _parse(where: str, text: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(where, f"is not valid YAML: {reason}", "correct the line it names") from None
+
+
+def _mapping(where: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UsageError(where, f"holds a {type(value).__name__}, not keys with values", "write `key: value` lines")
+    return value
+
+
+def _copy(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(repr(override), "is not an override", "write key=value, such as learner.optimizer.lr=3e-4")
+    *sections, last = key.split(".")
+    at, path = settings, ""
+    for section in sections:
+        known = key_names()
+        if path in known and section not in known[path]:
+            raise UsageError(f"{path}.{section}".lstrip("."), "there is no such section", nearest(section, known[path]))
+        path = f"{path}.{section}".lstrip(".")
+        inner = at.get(section, {"name": _COMPONENTS[path]} if path in _COMPONENTS else None)
+        at[section] = _mapping(path, inner)
+        at = at[section]
+    if path in _COMPONENTS and last == "name":
+        at.clear()  # the options of one component mean nothing to another
+    at[last] = _parse(override, text)
+
+
+_COMPONENTS = {
+    name: field.default.name
+    for name, field in RunConfig.model_fields.items()
+    if isinstance(field.default, ComponentConfig)
+}

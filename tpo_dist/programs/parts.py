@@ -1,0 +1,134 @@
+"""The parts of a run, built from its configuration; and the contradictions that no single part can see."""
+
+import dataclasses
+
+from tpo_dist.components import build, lookup
+from tpo_dist.config import ComponentConfig, RunConfig
+from tpo_dist.errors import UsageError
+from tpo_dist.learner.learner import Learner
+from tpo_dist.objective import OBJECTIVES, Objective
+from tpo_dist.policies import POLICIES, Policy, PolicyOptions
+from tpo_dist.rollout.torch_sampler import TorchSampler
+from tpo_dist.rollout.worker import RolloutWorker
+from tpo_dist.stream import GroupStream
+from tpo_dist.tasks import TASKS, Task
+
+
+def make_task(config: RunConfig) -> Task:
+    """The task. Raises UsageError for options that it refuses."""
+    return build("task", lookup("task", config.task.name, TASKS), config.task.options)
+
+
+def make_objective(config: RunConfig) -> Objective:
+    """The objective. Raises UsageError for options that it refuses."""
+    method = lookup("objective", config.objective.name, OBJECTIVES)
+    return build("objective", method.kind, config.objective.options, method.options)
+
+
+def make_policy(config: RunConfig) -> Policy:
+    """The policy with the weights that the run starts from. Raises UsageError for options that it refuses."""
+    task = make_task(config)
+    return _policy_options(config).build(task.vocab_size, task.prompt_length + task.completion_length, config.seed)
+
+
+def make_worker(config: RunConfig) -> RolloutWorker:
+    """A rollout worker; it has no weights until it loads a snapshot."""
+    task = make_task(config)
+    sampler = TorchSampler(make_policy(config), task.completion_length, config.seed, config.rollout.device)
+    return RolloutWorker(task, sampler, config.rollout.group_size, config.seed)
+
+
+def make_learner(config: RunConfig) -> Learner:
+    """The learner at step 0."""
+    return Learner(make_policy(config), make_objective(config), config.learner, config.steps)
+
+
+def make_stream(config: RunConfig, first_step: int = 0) -> GroupStream:
+    """The stream between them, whose next blocks are those of `first_step`."""
+    return GroupStream(
+        blocks_per_step=blocks_per_step(config),
+        block_size=block_size(config),
+        first_step=first_step,
+        steps=config.steps,
+    )
+
+
+def block_size(config: RunConfig) -> int:
+    """Prompts that a worker takes at a time."""
+    assert config.rollout.block_size is not None, "resolve() fills it in"
+    return config.rollout.block_size
+
+
+def blocks_per_step(config: RunConfig) -> int:
+    """Blocks that make one training step."""
+    return config.rollout.groups_per_step // block_size(config)
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Every default filled in, every part tried. Raises UsageError for what cannot work together."""
+    task, objective, policy = make_task(config), make_objective(config), _policy_options(config)
+    groups = config.rollout.groups_per_step
+    size = config.rollout.block_size or (groups // 4 if groups % 4 == 0 else groups)
+    resolved = config.model_copy(
+        update={
+            "task": _complete(config.task, task),
+            "objective": _complete(config.objective, objective),
+            "policy": _complete(config.policy, policy),
+            "rollout": config.rollout.model_copy(update={"block_size": size}),
+            "learner": config.learner.model_copy(update={"epochs": config.learner.epochs or objective.epochs}),
+        }
+    )
+    _refuse_contradictions(resolved, objective)
+    return resolved
+
+
+def _refuse_contradictions(config: RunConfig, objective: Objective) -> None:
+    rollout, learner, groups = config.rollout, config.learner, config.rollout.groups_per_step
+    if rollout.group_size < objective.min_group_size:
+        raise UsageError(
+            f"rollout.group_size = {rollout.group_size}",
+            f"objective {config.objective.name!r} compares the candidates of one prompt with each other",
+            f"give {objective.min_group_size} or more, or an objective for single samples (ppo, dg, reinforce)",
+        )
+    if rollout.groups_per_step % block_size(config):
+        raise UsageError(
+            f"rollout.block_size = {rollout.block_size}",
+            f"a step is made of whole blocks, and it does not divide rollout.groups_per_step = {groups}",
+            "choose a divisor",
+        )
+    if rollout.workers > blocks_per_step(config):
+        raise UsageError(
+            f"rollout.workers = {rollout.workers}",
+            f"a step has {blocks_per_step(config)} blocks of {rollout.block_size} prompts, fewer than workers",
+            "lower rollout.workers or rollout.block_size",
+        )
+    if learner.schedule.warmup_steps >= config.steps:
+        raise UsageError(
+            f"learner.schedule.warmup_steps = {learner.schedule.warmup_steps}",
+            f"the run ends after steps = {config.steps}, before the learning rate is reached",
+            "lower it or raise steps",
+        )
+    if config.cluster.address is not None and config.cluster.num_cpus is not None:
+        raise UsageError(
+            f"cluster.num_cpus = {config.cluster.num_cpus}",
+            f"it sizes a cluster started here, but cluster.address = {config.cluster.address!r} joins one",
+            "drop one of the two",
+        )
+    for role, device, gpus in (("learner", learner.device, learner.gpus), ("rollout", rollout.device, rollout.gpus)):
+        if device.split(":")[0] not in ("cpu", "cuda"):
+            raise UsageError(f"{role}.device = {device!r}", "is not a device this program knows", "give cpu or cuda")
+        if device.startswith("cuda") and gpus == 0:
+            raise UsageError(
+                f"{role}.device = {device!r}", f"Ray hides GPUs from it while {role}.gpus = 0", f"set {role}.gpus=1"
+            )
+
+
+def _policy_options(config: RunConfig) -> PolicyOptions:
+    return build("policy", lookup("policy", config.policy.name, POLICIES), config.policy.options)
+
+
+def _complete(section: ComponentConfig, component: object) -> ComponentConfig:
+    """The section with every option of the component spelled out."""
+    assert dataclasses.is_dataclass(component)
+    assert not isinstance(component, type)
+    return ComponentConfig(name=section.name, **dataclasses.asdict(component))

@@ -1,0 +1,246 @@
+"""The records that travel: prompts, scored groups and frozen snapshots, as structs of numpy arrays.
+
+Shapes: G groups, K candidates of each. Ragged text is flat, with lengths. numpy only: the arrays cross Ray's object
+store without a copy and arrive read-only.
+"""
+
+import enum
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+_LOGP_ROUNDING = 1e-3  # a log-prob above 0 by more than rounding is no log-prob
+
+
+class StopReason(enum.IntEnum):
+    """Why a candidate ended."""
+
+    LENGTH = 0  # it reached the limit of new tokens; the text may be cut
+    STOP = 1  # the policy emitted a stop token
+    FIXED = 2  # the task asks for exactly this many tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prompts:
+    """A block of prompt draws: draw `i` is a pure function of the task and its seed."""
+
+    ids: NDArray[np.int64]
+    """[G] the number of each draw, counted from 0 over the whole run."""
+    tokens: NDArray[np.int32]
+    """(flat) token ids."""
+    lengths: NDArray[np.int32]
+    """[G] tokens of each prompt."""
+
+    def __post_init__(self) -> None:
+        _check_lengths("prompt", self.tokens, self.lengths, len(self.ids))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoredGroups:
+    """G whole groups of K candidates, complete and scored at birth; the only thing rollout hands to the learner.
+
+    Raises ValueError, naming the field and the reason, for a wrong shape or dtype, a score or log-prob that is not
+    finite, lengths that do not add up, or an empty block.
+    """
+
+    group_ids: NDArray[np.int64]
+    """[G] the prompt draw that each group answers."""
+    prompt_tokens: NDArray[np.int32]
+    """(flat) the contexts."""
+    prompt_lengths: NDArray[np.int32]
+    """[G]"""
+    tokens: NDArray[np.int32]
+    """(flat) the candidates, group by group."""
+    lengths: NDArray[np.int32]
+    """[G, K] tokens of each candidate; 0 is an empty completion."""
+    behavior_logprobs: NDArray[np.float32]
+    """(flat, one per token) log-probs in nats under the snapshot that sampled it."""
+    scores: NDArray[np.float32]
+    """[G, K] always finite: a scorer's failure fails the group, it never becomes a number."""
+    snapshot_versions: NDArray[np.int64]
+    """[G] which frozen weights sampled the group."""
+    snapshot_digests: NDArray[np.bytes_]
+    """[G] the checksum of those weights, 32 hexadecimal digits."""
+    stop_reasons: NDArray[np.int8]
+    """[G, K] `StopReason` of each candidate."""
+    token_rewards: NDArray[np.float32] | None = None
+    """(flat, one per token) where the task gives them."""
+    info: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Small numbers per group [G], for the logs."""
+
+    def __post_init__(self) -> None:
+        _check_groups(self)
+        for array in self.arrays().values():
+            array.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self.group_ids)
+
+    @property
+    def group_size(self) -> int:
+        """K, the candidates of each group."""
+        return int(self.lengths.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays, in bytes."""
+        return sum(array.nbytes for array in self.arrays().values())
+
+    def arrays(self) -> dict[str, Array]:
+        """Every array by field name; those of `info` as `info/NAME`."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "info"}
+        named.update({f"info/{name}": array for name, array in self.info.items()})
+        return {name: array for name, array in named.items() if array is not None}
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "ScoredGroups":
+        """The groups at these positions, whole, in this order."""
+        index = np.asarray(indices, dtype=np.int64)
+        token_index = _ragged_index(self.lengths.reshape(len(self), -1).sum(axis=1), index)
+        prompt_index = _ragged_index(self.prompt_lengths, index)
+        return ScoredGroups(
+            group_ids=self.group_ids[index],
+            prompt_tokens=self.prompt_tokens[prompt_index],
+            prompt_lengths=self.prompt_lengths[index],
+            tokens=self.tokens[token_index],
+            lengths=self.lengths[index],
+            behavior_logprobs=self.behavior_logprobs[token_index],
+            scores=self.scores[index],
+            snapshot_versions=self.snapshot_versions[index],
+            snapshot_digests=self.snapshot_digests[index],
+            stop_reasons=self.stop_reasons[index],
+            token_rewards=None if self.token_rewards is None else self.token_rewards[token_index],
+            info={name: array[index] for name, array in self.info.items()},
+        )
+
+
+def concatenate(blocks: Sequence[ScoredGroups]) -> ScoredGroups:
+    """One record of all groups, in order. Raises ValueError where group sizes or optional fields differ."""
+    if not blocks:
+        raise ValueError("no blocks to concatenate; give at least one")
+    if len(blocks) == 1:
+        return blocks[0]
+    first = blocks[0].arrays()
+    for block in blocks[1:]:
+        if block.group_size != blocks[0].group_size:
+            raise ValueError(f"groups of {blocks[0].group_size} and of {block.group_size} candidates in one record")
+        if block.arrays().keys() != first.keys():
+            raise ValueError(f"blocks differ in their fields: {sorted(block.arrays().keys() ^ first.keys())}")
+    joined = {name: np.concatenate([block.arrays()[name] for block in blocks]) for name in first}
+    info = {name.removeprefix("info/"): joined.pop(name) for name in first if name.startswith("info/")}
+    return ScoredGroups(**joined, info=info)
+
+
+def pad(flat: NDArray[ScalarT], lengths: NDArray[np.int32]) -> NDArray[ScalarT]:
+    """Flat ragged values as [*lengths.shape, longest], zeros behind each row's end."""
+    longest = int(lengths.max(initial=0))
+    padded = np.zeros((*lengths.shape, longest), dtype=flat.dtype)
+    padded[np.arange(longest) < lengths[..., None]] = flat
+    return padded
+
+
+def flatten(padded: NDArray[ScalarT], lengths: NDArray[np.int32]) -> NDArray[ScalarT]:
+    """The inverse of `pad`: the values within each row's length, in order."""
+    return padded[np.arange(padded.shape[-1]) < lengths[..., None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Snapshot:
+    """Frozen policy weights: what an update publishes and rollout workers load."""
+
+    version: int
+    """Learner updates before it; 0 is the start."""
+    arrays: Mapping[str, Array]
+    """Parameters by name."""
+    digest: str
+    """`weights_digest` of the arrays."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all parameters, in bytes."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+def weights_digest(arrays: Mapping[str, Array]) -> str:
+    """128-bit BLAKE2b over names, dtypes, shapes and bytes, as 32 hexadecimal digits."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        hasher.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        hasher.update(array.data)
+    return hasher.hexdigest()
+
+
+def _ragged_index(lengths: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions, in a flat ragged array with these row lengths, of the given rows one after another."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    pieces = [np.arange(ends[row] - lengths[row], ends[row]) for row in rows]
+    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+
+
+def _check_lengths(what: str, flat: Array, lengths: Array, rows: int) -> None:
+    if lengths.shape[0] != rows:
+        raise ValueError(f"{what} lengths have {lengths.shape[0]} rows for {rows} groups")
+    if lengths.size and int(lengths.min()) < 0:
+        raise ValueError(f"a {what} length is {int(lengths.min())}; lengths are 0 or more")
+    if flat.ndim != 1 or len(flat) != int(lengths.sum()):
+        raise ValueError(f"{what} lengths add up to {int(lengths.sum())} tokens but {list(flat.shape)} are given")
+
+
+def _check_groups(groups: ScoredGroups) -> None:
+    """Every promise of `ScoredGroups`, checked at birth."""
+    count = len(groups.group_ids)
+    if count == 0 or groups.lengths.ndim != 2 or groups.lengths.shape[1] == 0:
+        raise ValueError(
+            f"lengths has shape {list(groups.lengths.shape)} for {count} groups; "
+            "a record has at least one group of at least one candidate"
+        )
+    by_group = ("group_ids", "snapshot_versions", "snapshot_digests")
+    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(by_group, (count,))
+    wanted |= dict.fromkeys(("scores", "stop_reasons"), groups.lengths.shape)
+    per_token = ("behavior_logprobs",) if groups.token_rewards is None else ("behavior_logprobs", "token_rewards")
+    wanted |= dict.fromkeys(per_token, groups.tokens.shape)
+    wanted |= {f"info/{name}": (count,) for name in groups.info}
+    arrays = groups.arrays()
+    for name, shape in wanted.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {list(arrays[name].shape)}; expected {list(shape)}")
+    for name, kind in _DTYPES.items():
+        if name in arrays and arrays[name].dtype != kind:
+            raise ValueError(f"{name} has dtype {arrays[name].dtype}; expected {kind}")
+    _check_lengths("prompt", groups.prompt_tokens, groups.prompt_lengths, count)
+    _check_lengths("candidate", groups.tokens, groups.lengths, count)
+    _check_values(groups)
+
+
+def _check_values(groups: ScoredGroups) -> None:
+    if not np.isfinite(groups.scores).all():
+        bad = int(np.flatnonzero(~np.isfinite(groups.scores).all(axis=1))[0])
+        raise ValueError(f"group {groups.group_ids[bad]} has scores {groups.scores[bad].tolist()}; all must be finite")
+    if not np.isfinite(groups.behavior_logprobs).all():
+        raise ValueError("behavior_logprobs holds a value that is not finite")
+    if groups.behavior_logprobs.size and float(groups.behavior_logprobs.max()) > _LOGP_ROUNDING:
+        raise ValueError(f"a behaviour log-prob is {float(groups.behavior_logprobs.max())}; log-probs are at most 0")
+    if groups.token_rewards is not None and not np.isfinite(groups.token_rewards).all():
+        raise ValueError("token_rewards holds a value that is not finite")
+
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "group_ids": np.dtype(np.int64),
+    "prompt_tokens": np.dtype(np.int32),
+    "prompt_lengths": np.dtype(np.int32),
+    "tokens": np.dtype(np.int32),
+    "lengths": np.dtype(np.int32),
+    "behavior_logprobs": np.dtype(np.float32),
+    "scores": np.dtype(np.float32),
+    "snapshot_versions": np.dtype(np.int64),
+    "snapshot_digests": np.dtype("S32"),
+    "stop_reasons": np.dtype(np.int8),
+    "token_rewards": np.dtype(np.float32),
+}

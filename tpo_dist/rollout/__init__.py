@@ -1,0 +1,1 @@
+"""Samplers, scorers and the worker that joins them. Never imports the learner."""

@@ -1,0 +1,60 @@
+"""Sampling from a torch policy of our own, in batches of whole blocks."""
+
+import numpy as np
+import torch
+
+from tpo_dist.policies.contract import Policy
+from tpo_dist.policies.weights import export_weights, import_weights
+from tpo_dist.randomness import draw_uniforms
+from tpo_dist.records import Prompts, Snapshot, StopReason, pad, weights_digest
+from tpo_dist.rollout.contract import Candidates, WrongWeights
+
+
+class TorchSampler:
+    """Draws candidates of a fixed length; the random numbers belong to the draws, not to this sampler."""
+
+    def __init__(self, policy: Policy, completion_length: int, seed: int, device: str = "cpu") -> None:
+        """`completion_length`: tokens of every candidate. `seed`: of the run."""
+        self._device = torch.device(device)
+        self._policy = policy.to(self._device).eval()
+        self._length, self._seed = completion_length, seed
+        self._version: int | None = None
+        self._digest = ""
+
+    @property
+    def version(self) -> int | None:
+        """The version of the loaded snapshot; None before the first."""
+        return self._version
+
+    @property
+    def digest(self) -> str:
+        """The checksum of the weights, taken from the policy itself after loading."""
+        return self._digest
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Copy the weights in and check what arrived. Raises WrongWeights where the digest differs."""
+        import_weights(self._policy, snapshot.arrays)
+        self._digest = weights_digest(export_weights(self._policy))
+        if self._digest != snapshot.digest:
+            raise WrongWeights(
+                f"snapshot {snapshot.version} was published with digest {snapshot.digest}, "
+                f"but the weights loaded here have {self._digest}"
+            )
+        self._version = snapshot.version
+
+    def sample(self, prompts: Prompts, group_size: int) -> Candidates:
+        """K candidates for each prompt. Raises RuntimeError before the first snapshot."""
+        if self._version is None:
+            raise RuntimeError("the sampler has no weights yet; load a snapshot first")
+        uniforms = draw_uniforms(self._seed, "sample", prompts.ids, group_size * self._length)
+        shape = (len(prompts.ids), group_size, self._length)
+        tokens, logps = self._policy.sample(
+            torch.from_numpy(pad(prompts.tokens, prompts.lengths)).long().to(self._device),
+            torch.from_numpy(uniforms.reshape(shape)).to(self._device),
+        )
+        return Candidates(
+            tokens_GKT=tokens.cpu().numpy().astype(np.int32),
+            lengths_GK=np.full(shape[:2], self._length, dtype=np.int32),
+            logps_GKT=logps.cpu().numpy().astype(np.float32),
+            stop_reasons_GK=np.full(shape[:2], StopReason.FIXED, dtype=np.int8),
+        )

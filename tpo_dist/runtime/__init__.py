@@ -1,0 +1,1 @@
+"""Ray lives here and nowhere else."""

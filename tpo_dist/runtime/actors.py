@@ -1,0 +1,135 @@
+"""Thin Ray shells around the parts: the stream, a rollout worker, the learner. No logic of their own.
+
+Groups and snapshots cross by reference, through the object store; only numbers go by value.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from tpo_dist.learner.checkpoint import Checkpointer, load_checkpoint
+from tpo_dist.learner.learner import Learner
+from tpo_dist.metrics import Metrics, Sum
+from tpo_dist.records import concatenate
+from tpo_dist.rollout.worker import RolloutWorker
+from tpo_dist.stream import GroupStream, Lease
+
+Step = tuple[int, Metrics, float, str | None]
+"""Steps done, metrics, seconds, checkpoint written: what the learner reports after each step."""
+
+
+class StreamShell:
+    """Holds the stream, the references in it, and the newest snapshot."""
+
+    def __init__(self, make_stream: Callable[[], GroupStream]) -> None:
+        self._stream = make_stream()
+        self._snapshot: list[Any] = []
+
+    async def publish(self, version: int, snapshot: list[Any]) -> None:
+        """Announce a snapshot; references travel in lists so that Ray does not fetch them on the way."""
+        self._snapshot = snapshot
+        await self._stream.publish(version)
+
+    async def lease(self, worker: str, seconds: float) -> tuple[Lease | None, list[Any]]:
+        """The next block and the snapshot to sample it from."""
+        return await self._stream.lease(worker, seconds), self._snapshot
+
+    async def put(self, lease: Lease, block: list[Any]) -> None:
+        """Hand in a reference to the groups of a block."""
+        await self._stream.put(lease, block)
+
+    async def take(self, step: int, seconds: float) -> list[Any] | None:
+        """References to the blocks of a step, in draw order; None once the stream is closed."""
+        blocks = await self._stream.take(step, seconds)
+        return None if blocks is None else [reference for block in blocks for reference in block]
+
+    async def close(self) -> None:
+        """End every wait."""
+        await self._stream.close()
+
+
+class RolloutShell:
+    """One rollout worker in a process of its own.
+
+    Consumes leases and snapshots, produces blocks; waits for the learner's next version.
+    """
+
+    def __init__(self, name: str, threads: int, make_worker: Callable[[], RolloutWorker]) -> None:
+        torch.set_num_threads(threads)
+        self._name = name
+        self._worker = make_worker()
+
+    def ready(self) -> str:
+        """Answers once the worker stands."""
+        return self._name
+
+    def roll(self, stream: Any, seconds: float) -> int:
+        """Work until the stream ends; blocks delivered. `seconds` bounds each wait for a lease."""
+        delivered = 0
+        while True:
+            lease, snapshot = ray.get(stream.lease.remote(self._name, seconds))
+            if lease is None:
+                return delivered
+            if self._worker.version != lease.version:
+                self._worker.load(ray.get(snapshot[0]))
+            block = self._worker.roll(lease.draw_ids)
+            ray.get(stream.put.remote(lease, [ray.put(block)]))
+            delivered += 1
+
+
+class LearnerShell:
+    """The learner in a process of its own.
+
+    Consumes blocks, produces snapshots and checkpoints; waits for the workers' blocks of each step.
+    """
+
+    def __init__(
+        self, threads: int, make_learner: Callable[[], Learner], checkpointer: Checkpointer, start: Path | None
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._learner = make_learner()
+        self._checkpointer = checkpointer
+        if start is not None:
+            load_checkpoint(start, self._learner)
+
+    def ready(self) -> str:
+        """Answers once the learner stands."""
+        return "learner"
+
+    def train(self, stream: Any, steps: int, seconds: float) -> Iterator[Step]:
+        """Train until `steps` are done or the stream is closed, whichever is first; report after each step.
+
+        `seconds` bounds the wait for the groups of a step. The last step is followed by a checkpoint, and so is the
+        closing of the stream.
+        """
+        self._publish(stream)
+        while self._learner.version < steps:
+            started = time.perf_counter()
+            references = ray.get(stream.take.remote(self._learner.version, seconds))
+            if references is None:
+                self._checkpointer.after_step(self._learner, last=True)
+                return
+            blocks = ray.get(references)
+            arrived = time.perf_counter()
+            metrics = self._learner.update(concatenate(blocks))
+            last = self._learner.version == steps
+            if not last:
+                self._publish(stream)
+            saved = self._checkpointer.after_step(self._learner, last=last)
+            metrics = {**metrics, "wait_seconds": Sum(arrived - started)}
+            seconds_taken = time.perf_counter() - started
+            yield self._learner.version, metrics, seconds_taken, None if saved is None else str(saved)
+        ray.get(stream.close.remote())
+
+    def _publish(self, stream: Any) -> None:
+        snapshot = self._learner.snapshot()
+        ray.get(stream.publish.remote(snapshot.version, [ray.put(snapshot)]))
+
+
+StreamActor: Any = ray.remote(num_cpus=0)(StreamShell)
+RolloutActor: Any = ray.remote(RolloutShell)
+LearnerActor: Any = ray.remote(LearnerShell)

@@ -1,0 +1,77 @@
+"""Starting Ray here or joining it elsewhere, with a deadline, and leaving it as it was found."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from tpo_dist.config import ClusterConfig
+from tpo_dist.errors import UsageError
+
+_NAMESPACE = "tpo_dist"
+
+
+@contextmanager
+def cluster(config: ClusterConfig, connect_seconds: float) -> Iterator[None]:
+    """Inside, this process is a Ray driver. A cluster started here ends with the block; one joined is left running.
+
+    Raises UsageError where the address cannot be reached, or a driver is already connected elsewhere.
+    """
+    if ray.is_initialized():
+        yield  # the caller's own cluster, a test's or a notebook's
+        return
+    if config.address is None:
+        _start(config)
+    else:
+        _join(config.address, connect_seconds)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def started_here(config: ClusterConfig) -> bool:
+    """Whether the cluster has this machine only, and so can never grow."""
+    return config.address is None
+
+
+def _start(config: ClusterConfig) -> None:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    memory = None if config.object_store_mb is None else config.object_store_mb * 1024**2
+    ray.init(
+        num_cpus=config.num_cpus,
+        object_store_memory=memory,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        namespace=_NAMESPACE,
+    )
+
+
+def _join(address: str, connect_seconds: float) -> None:
+    if address != "auto":
+        _probe(address, connect_seconds)
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, namespace=_NAMESPACE)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"cluster.address = {address!r}",
+            f"Ray could not be joined ({reason})",
+            "start one with `ray start --head`, set RAY_AUTH_MODE and its token as there, or leave the address out",
+        ) from None
+
+
+def _probe(address: str, seconds: float) -> None:
+    """A plain connection first: Ray itself takes minutes to give up on an address where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    fix = "give HOST:PORT of a running head node, or leave cluster.address out to start Ray here"
+    if not host or not port.isdigit():
+        raise UsageError(f"cluster.address = {address!r}", "is not of the form HOST:PORT", fix)
+    try:
+        socket.create_connection((host, int(port)), timeout=seconds).close()
+    except OSError as error:
+        reason = f"nothing answers there ({error.strerror or error})"
+        raise UsageError(f"cluster.address = {address!r}", reason, fix) from None
