@@ -1,5 +1,69 @@
 """`tpo-dist bench`: benchmarks that a user can run on their own machine or cluster."""
 
+import json
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any
+
 import typer
+from rich.console import Console
+from rich.table import Table
 
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks to run on your own machine or cluster.")
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value of a job, such as rollout.group_size=32")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+
+
+def _show(title: str, rows: Mapping[str, str], result: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, text in rows.items():
+        table.add_row(name, text)
+    Console().print(table)
+
+
+@bench.command()
+def step(
+    overrides: Overrides = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions; medians are shown.")] = 9,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = os.cpu_count() or 1,
+    as_json: AsJson = False,
+) -> None:
+    """One TPO step at the paper's size (H=10, V=2, 100 prompts, 8 candidates, 4 epochs), beside plain torch.
+
+    JSON keys: seconds_per_step, plain_torch_seconds_per_step, speedup_over_plain_torch, parts (seconds: snapshot,
+    rollout, learner, of which optimizer), repeats, threads, task, groups_per_step, group_size, epochs.
+    """
+    from tpo_dist.bench.step import bench_step
+
+    result = bench_step(tuple(overrides or ()), repeats, threads)
+    rows = {"step": f"{result['seconds_per_step']:.3f} s"}
+    rows |= {f"  {name}": f"{seconds:.3f} s" for name, seconds in result["parts"].items()}
+    rows["plain torch, same step"] = f"{result['plain_torch_seconds_per_step']:.3f} s"
+    rows["speed-up over plain torch"] = f"{result['speedup_over_plain_torch']:.2f} x"
+    _show(f"one training step (median of {repeats}, {threads} threads)", rows, result, as_json)
+
+
+@bench.command()
+def ray(
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=4, help="Steps per run.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each program.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Step time through Ray over step time in one process: synchronous, one rollout worker, the paper's size.
+
+    JSON keys: overhead, overhead_by_round, local_seconds_per_step, ray_seconds_per_step, steps, rounds.
+    """
+    from tpo_dist.bench.ray_tax import bench_ray
+
+    result = bench_ray(tuple(overrides or ()), steps, rounds)
+    rows = {
+        "one process": f"{result['local_seconds_per_step']:.3f} s per step",
+        "through Ray": f"{result['ray_seconds_per_step']:.3f} s per step",
+        "overhead": f"{result['overhead']:.3f} (rounds: {', '.join(f'{r:.3f}' for r in result['overhead_by_round'])})",
+    }
+    _show(f"Ray tax (medians of {rounds} x {steps} steps)", rows, result, as_json)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tpo_dist.errors import UsageError
 from tpo_dist.policies.contract import CandidateBatch, MatrixView, Policy
-from tpo_dist.policies.path_attention import path_attention
+from tpo_dist.policies.path_attention import path_attention, plan_paths
 from tpo_dist.policies.prefix_tree import build_prefix_tree
 from tpo_dist.policies.tree_sampling import sample_over_tree
 
@@ -110,13 +110,14 @@ class Transformer(Policy):
         """Merges the batch into its prefix tree once; each call is one pass over the tree."""
         self._check_length(batch.prompts_GP.shape[1] + batch.tokens_GKT.shape[2])
         tree = build_prefix_tree(batch.prompts_GP, batch.tokens_GKT, batch.mask_GKT)
+        plans = tuple(plan_paths(part, len(tree.tokens_N), self.heads) for part in tree.paths)
         index = (tree.outputs_GKT * self.head.out_features + batch.tokens_GKT).reshape(-1)
         index = torch.where(batch.mask_GKT.reshape(-1), index, 0)
 
         def score() -> Tensor:
             x_ND = self.embed(tree.tokens_N, tree.positions_N)
             for block in self.blocks:
-                x_ND = block(x_ND, lambda qkv: path_attention(qkv, tree.paths, self.heads))
+                x_ND = block(x_ND, lambda qkv: path_attention(qkv, plans))
             picked = self.predict(x_ND).reshape(-1).index_select(0, index).view_as(batch.tokens_GKT)
             return torch.where(batch.mask_GKT, picked, 0.0)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tpo_dist.policies.path_attention import path_attention
+from tpo_dist.policies.path_attention import path_attention, plan_paths
 from tpo_dist.policies.prefix_tree import merge_prompts
 
 if TYPE_CHECKING:
@@ -47,12 +47,13 @@ def sample_over_tree(policy: "Transformer", prompts_GP: Tensor, uniforms_GKT: Te
         len(policy.blocks), policy.positions, policy.positions.shape[1], unique_UP.numel() + uniforms_CT.numel()
     )
     prompt_nodes = torch.arange(unique_UP.numel(), device=device)
+    prompt_plan = plan_paths(prompt_paths, len(prompt_nodes), policy.heads)
     x_ND = policy.embed(unique_UP.reshape(-1), prompt_nodes % prompt_len)
     for layer, block in enumerate(policy.blocks):
 
         def read_prompts(qkv: Tensor, layer: int = layer) -> Tensor:
             cache.append(layer, qkv[:, qkv.shape[1] // 3 :])
-            return path_attention(qkv, (prompt_paths,), policy.heads)
+            return path_attention(qkv, (prompt_plan,))
 
         x_ND = block(x_ND, read_prompts)
     cache.used = len(prompt_nodes)
