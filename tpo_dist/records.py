@@ -27,7 +27,7 @@ class StopReason(enum.IntEnum):
     FIXED = 2  # the task asks for exactly this many tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Prompts:
     """A block of prompt draws: draw `i` is a pure function of the task and its seed."""
 
@@ -42,7 +42,7 @@ class Prompts:
         _check_lengths("prompt", self.tokens, self.lengths, len(self.ids))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class ScoredGroups:
     """G whole groups of K candidates, complete and scored at birth; the only thing rollout hands to the learner.
 
@@ -82,6 +82,9 @@ class ScoredGroups:
 
     def __len__(self) -> int:
         return len(self.group_ids)
+
+    def __repr__(self) -> str:
+        return f"ScoredGroups({len(self)} groups of {self.group_size} from draw {self.group_ids[0]})"
 
     @property
     def group_size(self) -> int:
@@ -150,7 +153,7 @@ def flatten(padded: NDArray[ScalarT], lengths: NDArray[np.int32]) -> NDArray[Sca
     return padded[np.arange(padded.shape[-1]) < lengths[..., None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Snapshot:
     """Frozen policy weights: what an update publishes and rollout workers load."""
 
@@ -160,6 +163,9 @@ class Snapshot:
     """Parameters by name."""
     digest: str
     """`weights_digest` of the arrays."""
+
+    def __repr__(self) -> str:
+        return f"Snapshot(version {self.version}, {len(self.arrays)} arrays, digest {self.digest})"
 
     @property
     def nbytes(self) -> int:

@@ -9,6 +9,7 @@ from tpo_dist.bench.plain_torch import plain_step
 from tpo_dist.bench.timing import Stopwatch
 from tpo_dist.config import RunConfig
 from tpo_dist.policies.transformer import Transformer
+from tpo_dist.process import keep_freed_memory
 from tpo_dist.programs.job import configure
 from tpo_dist.programs.parts import block_size, blocks_per_step, make_learner, make_policy, make_task, make_worker
 from tpo_dist.records import concatenate
@@ -24,6 +25,7 @@ def bench_step(overrides: tuple[str, ...] = (), repeats: int = 9, threads: int =
     size = f"rollout.block_size={_groups(overrides)}"
     config = configure({}, (*PAPER_STEP, size, "rollout.workers=1", *overrides))
     torch.set_num_threads(threads)
+    keep_freed_memory()
     ours, plain = Stopwatch(), Stopwatch()
     for repetition in range(repeats + 1):
         _ours(config, ours, repetition)

@@ -50,8 +50,8 @@ def step(
 @bench.command()
 def ray(
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=4, help="Steps per run.")] = 20,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each program.")] = 3,
+    steps: Annotated[int, typer.Option(min=15, help="Steps per run; the first 10 warm up.")] = 25,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each program.")] = 7,
     as_json: AsJson = False,
 ) -> None:
     """Step time through Ray over step time in one process: synchronous, one rollout worker, the paper's size.

@@ -27,6 +27,7 @@ def execute(run: Run, *, local: bool, as_json: bool) -> int:
         with _stopping_on_signals(run, view.say), view:
             status, reason = _attempt(run, local, recorder, view)
     except UsageError:
+        recorder.close()
         if run.checkpoint is None and not recorder.rows:
             shutil.rmtree(run.folder)  # nothing ran: leave nothing behind
         raise

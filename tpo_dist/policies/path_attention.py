@@ -18,7 +18,7 @@ from torch import Tensor
 from tpo_dist.policies.prefix_tree import Paths
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class PathPlan:
     """One part of the forest, prepared for attention: where its queries, keys and results lie.
 

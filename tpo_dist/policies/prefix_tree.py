@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Paths:
     """Stretches of the forest that attention can treat as rows of a dense batch.
 
@@ -32,7 +32,7 @@ class Paths:
     """The place of each such node in `queries_RQ`, as one index."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class PrefixTree:
     """The forest of a batch, in the flat order (prompts first, then depth by depth) that the network computes in."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from tpo_dist.learner.checkpoint import load_checkpoint
+from tpo_dist.process import keep_freed_memory
 from tpo_dist.programs.parts import make_learner, make_stream, make_worker
 from tpo_dist.programs.run import Run, StepReport
 from tpo_dist.records import concatenate
@@ -18,6 +19,7 @@ from tpo_dist.records import concatenate
 def train(run: Run) -> Iterator[StepReport]:
     """Train to the end, or until `run.stop` is set; one report after each step."""
     config = run.config
+    keep_freed_memory()
     learner, worker = make_learner(config), make_worker(config)
     if run.checkpoint is not None:
         load_checkpoint(run.checkpoint, learner)

@@ -40,12 +40,16 @@ class Recorder:
 
     def finish(self, status: Status, reason: str | None = None) -> dict[str, Any]:
         """Close the sinks, draw the curve and write the summary; the summary."""
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        self.close()
         if self._run.config.log.plot and self.rows:
             plot_learning_curve(self.rows, self._run.config.name, self._run.folder / "learning_curve.png")
         return self.write_summary(status, reason)
+
+    def close(self) -> None:
+        """Close the sinks and write nothing more."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
 
     def write_summary(self, status: Status, reason: str | None = None) -> dict[str, Any]:
         """`summary.json`, replaced in one piece; its content."""

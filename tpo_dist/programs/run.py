@@ -34,6 +34,8 @@ class Run:
     folder: Path
     checkpoint: Path | None = None
     """Where to go on from; None starts afresh."""
+    first_step: int = 0
+    """Steps done before it."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set it to end after the current step, with a checkpoint."""
 
@@ -43,11 +45,6 @@ class Run:
         return Checkpointer(
             self.folder / "checkpoints", self.config.checkpoint.every_steps, self.config.checkpoint.keep
         )
-
-    @property
-    def first_step(self) -> int:
-        """Steps already done."""
-        return 0 if self.checkpoint is None else int(read_state(self.checkpoint)["step"])
 
 
 def create_run(config: RunConfig) -> Run:
@@ -83,7 +80,7 @@ def resume_run(name: str, overrides: Sequence[str], runs_dir: str) -> Run:
         reason = f"this run has finished its {config.steps} steps"
         raise UsageError(f"--resume {name}", reason, f"raise the number to go on, such as steps={2 * config.steps}")
     _write_config(folder, config)
-    return Run(config, folder, checkpoints[-1])
+    return Run(config, folder, checkpoints[-1], step)
 
 
 def _find(name: str, runs_dir: str) -> Path:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tpo_dist.records import Prompts, Snapshot
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Candidates:
     """Sampled and not yet scored: this never leaves the worker."""
 

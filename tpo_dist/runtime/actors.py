@@ -14,6 +14,7 @@ import torch
 from tpo_dist.learner.checkpoint import Checkpointer, load_checkpoint
 from tpo_dist.learner.learner import Learner
 from tpo_dist.metrics import Metrics, Sum
+from tpo_dist.process import keep_freed_memory
 from tpo_dist.records import concatenate
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream, Lease
@@ -59,7 +60,7 @@ class RolloutShell:
     """
 
     def __init__(self, name: str, threads: int, make_worker: Callable[[], RolloutWorker]) -> None:
-        torch.set_num_threads(threads)
+        _set_up_process(threads)
         self._name = name
         self._worker = make_worker()
 
@@ -69,15 +70,18 @@ class RolloutShell:
 
     def roll(self, stream: Any, seconds: float) -> int:
         """Work until the stream ends; blocks delivered. `seconds` bounds each wait for a lease."""
-        delivered = 0
+        delivered, handed_in = 0, None
         while True:
-            lease, snapshot = ray.get(stream.lease.remote(self._name, seconds))
+            asked = stream.lease.remote(self._name, seconds)
+            if handed_in is not None:
+                ray.get(handed_in)  # in flight together with the question for the next block
+            lease, snapshot = ray.get(asked)
             if lease is None:
                 return delivered
             if self._worker.version != lease.version:
                 self._worker.load(ray.get(snapshot[0]))
             block = self._worker.roll(lease.draw_ids)
-            ray.get(stream.put.remote(lease, [ray.put(block)]))
+            handed_in = stream.put.remote(lease, [ray.put(block)])
             delivered += 1
 
 
@@ -90,9 +94,10 @@ class LearnerShell:
     def __init__(
         self, threads: int, make_learner: Callable[[], Learner], checkpointer: Checkpointer, start: Path | None
     ) -> None:
-        torch.set_num_threads(threads)
+        _set_up_process(threads)
         self._learner = make_learner()
         self._checkpointer = checkpointer
+        self._publishing: Any = None
         if start is not None:
             load_checkpoint(start, self._learner)
 
@@ -107,8 +112,10 @@ class LearnerShell:
         closing of the stream.
         """
         self._publish(stream)
+        finished = time.perf_counter()
         while self._learner.version < steps:
-            started = time.perf_counter()
+            started = finished  # what lies between two steps belongs to the later one
+            waiting = time.perf_counter()
             references = ray.get(stream.take.remote(self._learner.version, seconds))
             if references is None:
                 self._checkpointer.after_step(self._learner, last=True)
@@ -120,14 +127,21 @@ class LearnerShell:
             if not last:
                 self._publish(stream)
             saved = self._checkpointer.after_step(self._learner, last=last)
-            metrics = {**metrics, "wait_seconds": Sum(arrived - started)}
-            seconds_taken = time.perf_counter() - started
-            yield self._learner.version, metrics, seconds_taken, None if saved is None else str(saved)
+            metrics = {**metrics, "wait_seconds": Sum(arrived - waiting)}
+            finished = time.perf_counter()
+            yield self._learner.version, metrics, finished - started, None if saved is None else str(saved)
         ray.get(stream.close.remote())
 
     def _publish(self, stream: Any) -> None:
+        if self._publishing is not None:
+            ray.get(self._publishing)  # long done; an error in it would show here
         snapshot = self._learner.snapshot()
-        ray.get(stream.publish.remote(snapshot.version, [ray.put(snapshot)]))
+        self._publishing = stream.publish.remote(snapshot.version, [ray.put(snapshot)])
+
+
+def _set_up_process(threads: int) -> None:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
 
 
 StreamActor: Any = ray.remote(num_cpus=0)(StreamShell)

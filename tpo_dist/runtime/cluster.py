@@ -40,6 +40,8 @@ def started_here(config: ClusterConfig) -> bool:
 
 def _start(config: ClusterConfig) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A local cluster has token authentication by default, which is as it should be and needs no announcement.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     memory = None if config.object_store_mb is None else config.object_store_mb * 1024**2
     ray.init(
         num_cpus=config.num_cpus,

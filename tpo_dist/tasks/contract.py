@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tpo_dist.records import Prompts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Scores:
     """Scores of a block of candidates."""
 

@@ -1,0 +1,181 @@
+"""`tpo-dist train` as a user runs it: through Ray, interrupted, resumed, read by people and by machines."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.run_cli import ROOT, call, spawn
+from tests.conftest import SMALL
+from tests.processes import wait_for
+from tests.programs.test_local import final_weights
+from tpo_dist import __version__
+from tpo_dist.programs.job import configure
+from tpo_dist.programs.run import Run
+
+JOB = ROOT / "jobs" / "token_reversal.yaml"
+SUMMARY_KEYS = {
+    "run",
+    "status",
+    "reason",
+    "step",
+    "steps",
+    "error",
+    "reward",
+    "seconds",
+    "steps_per_second",
+    "checkpoint",
+    "resumed_from_step",
+}
+
+
+def weights(folder):
+    return final_weights(Run(configure(json.loads((folder / "config.json").read_text())), folder))
+
+
+def only_run(tmp_path):
+    (folder,) = (tmp_path / "runs").iterdir()
+    return folder
+
+
+def test_json_is_one_object_and_nothing_else(tmp_path, monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, "train", JOB, *SMALL, f"runs_dir={tmp_path / 'runs'}", "--local", "--json")
+    assert code == 0
+    summary = json.loads(out)
+    assert summary.keys() == SUMMARY_KEYS
+    assert summary["status"] == "completed"
+    assert json.loads((only_run(tmp_path) / "summary.json").read_text()) == summary
+
+
+def test_a_person_sees_it_learn(tmp_path, monkeypatch, capsys):
+    code, out, _ = call(
+        monkeypatch, capsys, "train", JOB, *SMALL, f"runs_dir={tmp_path / 'runs'}", "log.plot=true", "--local"
+    )
+    assert code == 0
+    for words in ("tpo on token_reversal, 20 steps", "run folder:", "error 0.", "left", "completed at step 20 of 20"):
+        assert words in out
+    assert "learning_curve.png" in out
+
+
+@pytest.mark.ray
+def test_ctrl_c_saves_and_resume_goes_on_to_the_same_end(tmp_path):
+    """Through Ray with two workers; the result equals that of a run that nobody interrupted, bit for bit."""
+    options = [*SMALL, "rollout.workers=2", "steps=150", f"runs_dir={tmp_path / 'runs'}"]
+    process = spawn("train", JOB, *options)
+    metrics = wait_for(lambda: list((tmp_path / "runs").glob("*/metrics.jsonl")), "the run", 60)[0]
+    wait_for(lambda: len(metrics.read_text().splitlines()) >= 3, "three steps", 120)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    folder = only_run(tmp_path)
+    assert "stopping after this step" in err
+    assert "go on with: tpo-dist train --resume" in err
+    assert str(folder.name) in err
+    assert "Traceback" not in out + err
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert 3 <= summary["step"] < 150
+    stopped = weights(folder)[0]
+    assert stopped >= summary["step"]
+
+    process = spawn("train", "--resume", folder, "--json")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    resumed = json.loads(out)
+    assert (resumed["status"], resumed["step"], resumed["resumed_from_step"]) == ("completed", 150, stopped)
+
+    straight = spawn("train", JOB, *options[:-1], f"runs_dir={tmp_path / 'straight'}", "--local", "--json")
+    out, err = straight.communicate(timeout=120)
+    assert straight.returncode == 0, err
+    (other,) = (tmp_path / "straight").iterdir()
+    for (name, one), two in zip(weights(folder)[1].items(), weights(other)[1].values(), strict=True):
+        assert (one == two).all(), name
+    assert resumed["error"] == json.loads(out)["error"]
+
+
+def test_a_run_killed_outright_is_resumed_from_its_last_checkpoint(tmp_path):
+    options = [*SMALL, "steps=40", "checkpoint.every_steps=5", f"runs_dir={tmp_path / 'runs'}"]
+    process = spawn("train", JOB, *options, "steps=100000", "--local")
+    wait_for(lambda: list((tmp_path / "runs").glob("*/checkpoints/step-*10")), "the checkpoint of step 10", 60)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    folder = only_run(tmp_path)
+    assert json.loads((folder / "summary.json").read_text())["status"] == "running"
+    newest = max(int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*"))
+    end = newest + 5
+    process = spawn("train", "--resume", folder, f"steps={end}", "--local", "--json")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert json.loads(out)["resumed_from_step"] == newest
+    rows = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows == list(range(1, end + 1))
+
+
+def test_a_failure_while_running_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
+    code, out, err = call(
+        monkeypatch, capsys, "train", JOB, *SMALL, f"runs_dir={tmp_path / 'runs'}", "--local",
+        "objective.name=ppo", "learner.optimizer.lr=1e18", "task.reward=bag_of_tokens", "checkpoint.every_steps=1",
+    )  # fmt: skip
+    assert code == 1
+    assert "error: the gradient of step" in err
+    assert "Traceback" not in out + err
+    summary = json.loads((only_run(tmp_path) / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert "learner.max_grad_norm" in summary["reason"]
+
+
+def test_dry_run_prints_what_would_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("train", JOB, "learner.optimizer.lr=3e-4", "--dry-run")
+    code, out, _ = call(monkeypatch, capsys, *arguments)
+    assert code == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(out)
+    code, as_json, _ = call(monkeypatch, capsys, *arguments, "--json")
+    settings = json.loads(as_json)
+    assert settings["learner"]["optimizer"]["lr"] == 3e-4
+    assert settings["learner"]["epochs"] == 4
+    assert call(monkeypatch, capsys, "train", printed, "--dry-run", "--json")[1] == as_json
+    assert not (tmp_path / "runs").exists()
+
+
+def test_keys_are_listed(monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, "train", "--keys")
+    assert code == 0
+    assert "learner.optimizer.lr" in out
+    entries = json.loads(call(monkeypatch, capsys, "train", "--keys", "--json")[1])
+    assert {"key", "default", "meaning"} == entries[0].keys()
+
+
+def test_version_and_help(monkeypatch, capsys):
+    assert call(monkeypatch, capsys, "--version")[1].strip() == __version__
+    code, out, _ = call(monkeypatch, capsys, "train", "--help")
+    assert code == 0
+    for key in SUMMARY_KEYS:
+        assert key in out, key
+
+
+def test_help_does_not_wait_for_torch():
+    check = "import sys; import tpo_dist.cli.main; assert 'torch' not in sys.modules and 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("step", {"seconds_per_step", "plain_torch_seconds_per_step", "speedup_over_plain_torch", "parts"}),
+    ],
+)
+def test_bench_prints_one_object(name, keys, monkeypatch, capsys):
+    code, out, _ = call(
+        monkeypatch, capsys, "bench", name, "--repeats", 1, "--json", "task.length=3", "rollout.groups_per_step=8"
+    )
+    assert code == 0
+    result = json.loads(out)
+    assert keys <= result.keys()
+    assert result["seconds_per_step"] > 0
+    _, text, _ = call(monkeypatch, capsys, "bench", name, "--help")
+    assert all(key in text for key in result)

@@ -1,0 +1,61 @@
+"""Shared fixtures: golden arrays, a small run's configuration, and one Ray cluster for the whole session."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tpo_dist.config import RunConfig
+from tpo_dist.programs.job import configure
+
+DATA = Path(__file__).parent / "data"
+
+SMALL = (
+    "steps=20",
+    "task.length=4",
+    "rollout.groups_per_step=24",
+    "rollout.block_size=4",
+    "rollout.group_size=8",
+    "rollout.workers=1",
+    "log.tensorboard=false",
+    "log.plot=false",
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def losses() -> dict[str, np.ndarray]:
+    """Every loss and its gradient on random inputs, computed by the author's code."""
+    return dict(np.load(DATA / "losses.npz"))
+
+
+@pytest.fixture(scope="session")
+def golden_step() -> dict[str, np.ndarray]:
+    """Parameters, log-probs and four epochs of the transformer, computed by the author's code."""
+    return dict(np.load(DATA / "transformer_step.npz"))
+
+
+@pytest.fixture
+def small_config(tmp_path: Path) -> Callable[..., RunConfig]:
+    """A resolved configuration of seconds, with overrides."""
+
+    def make(*overrides: str) -> RunConfig:
+        return configure({}, (*SMALL, f"runs_dir={tmp_path / 'runs'}", *overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One real Ray cluster for every test that asks for it; starting one takes seconds."""
+    import ray
+
+    ray.init(num_cpus=4, object_store_memory=256 * 1024**2, include_dashboard=False, logging_level=40)
+    yield
+    ray.shutdown()

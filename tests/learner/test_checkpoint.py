@@ -1,0 +1,168 @@
+"""Checkpoints are whole or absent, checked before use, and continue a run exactly."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tpo_dist.errors import UsageError
+from tpo_dist.learner.checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_state, save_checkpoint
+from tpo_dist.policies.weights import export_weights
+from tpo_dist.programs.parts import make_learner, make_worker
+
+
+def advance(config, learner, steps):
+    worker, count = make_worker(config), config.rollout.groups_per_step
+    for _ in range(steps):
+        worker.load(learner.snapshot())
+        learner.update(worker.roll(np.arange(learner.version * count, (learner.version + 1) * count)))
+
+
+def assert_same_weights(one, other):
+    for name, array in export_weights(one.policy).items():
+        np.testing.assert_array_equal(array, export_weights(other.policy)[name])
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_restored_learner_goes_on_bit_for_bit(optimizer, small_config, tmp_path):
+    config = small_config(f"learner.optimizer.name={optimizer}", "learner.schedule.name=cosine")
+    straight = make_learner(config)
+    advance(config, straight, 3)
+    folder = save_checkpoint(tmp_path, straight, keep=2)
+    advance(config, straight, 3)
+    resumed = make_learner(config)
+    load_checkpoint(folder, resumed)
+    assert (resumed.version, resumed.draws_trained) == (3, 3 * config.rollout.groups_per_step)
+    advance(config, resumed, 3)
+    assert_same_weights(straight, resumed)
+
+
+def test_the_random_state_is_restored(small_config, tmp_path):
+    learner = make_learner(small_config())
+    torch.manual_seed(4)
+    folder = save_checkpoint(tmp_path, learner, keep=1)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    load_checkpoint(folder, learner)
+    assert (torch.rand(3) == expected).all()
+
+
+def test_the_newest_are_kept(small_config, tmp_path):
+    learner = make_learner(small_config())
+    for version in (1, 2, 3, 10):
+        learner.version = version
+        save_checkpoint(tmp_path, learner, keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003", "step-00000010"]
+    save_checkpoint(tmp_path, learner, keep=2)  # the same step again replaces it
+    assert int(read_state(list_checkpoints(tmp_path)[-1])["step"]) == 10
+
+
+def test_saving_happens_on_time_and_at_the_end(small_config, tmp_path):
+    learner = make_learner(small_config())
+    checkpointer = Checkpointer(tmp_path, every_steps=4, keep=9)
+    for version in range(1, 10):
+        learner.version = version
+        checkpointer.after_step(learner, last=version == 9)
+    assert [int(path.name[5:]) for path in list_checkpoints(tmp_path)] == [4, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: the checkpoint lacks this file"),
+        (lambda folder: (folder / "state.json").unlink(), "state.json: the checkpoint lacks this file"),
+        (lambda folder: os.truncate(folder / "optimizer.safetensors", 100), "has 100 bytes where"),
+        (lambda folder: flip(folder / "model.safetensors"), "its checksum is not the one that was written"),
+        (lambda folder: (folder / "state.json").write_text('{"format": 1, "st'), "state.json: is damaged"),
+        (lambda folder: (folder / "state.json").write_text("[]"), "state.json: is damaged"),
+        (lambda folder: rewrite(folder, format=99), "has format 99; this version reads 1"),
+    ],
+)
+def test_damage_is_seen_before_anything_is_used(damage, message, small_config, tmp_path):
+    learner = make_learner(small_config())
+    older = save_checkpoint(tmp_path, learner, keep=2)
+    learner.version = 5
+    folder = save_checkpoint(tmp_path, learner, keep=2)
+    before = export_weights(learner.policy)
+    damage(folder)
+    with pytest.raises(UsageError, match=message) as caught:
+        load_checkpoint(folder, learner)
+    if "format" not in message:
+        assert f"remove the folder {folder.name} to go on from {older.name}" in str(caught.value)
+    assert all((export_weights(learner.policy)[name] == array).all() for name, array in before.items())
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def rewrite(folder, **changes):
+    path = folder / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("policy.width=32", "holds another model: parameter"),
+        ("policy.layers=3", "holds another model: the weights lack parameter 'blocks.2"),
+        ("task.length=6", "holds another model: parameter 'positions'"),
+        ("learner.optimizer.name=adamw", "the state of another optimizer"),
+    ],
+)
+def test_a_checkpoint_of_another_model_or_optimizer_is_refused(override, message, small_config, tmp_path):
+    learner = make_learner(small_config())
+    advance(small_config(), learner, 1)
+    folder = save_checkpoint(tmp_path, learner, keep=1)
+    other = make_learner(small_config(override))
+    if "adamw" in override:
+        advance(small_config(override), other, 1)
+    with pytest.raises(UsageError, match=message):
+        load_checkpoint(folder, other)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from tpo_dist.learner.checkpoint import save_checkpoint
+from tpo_dist.programs.job import configure
+from tpo_dist.programs.parts import make_learner
+learner = make_learner(configure({}))
+folder = Path(sys.argv[1])
+save_checkpoint(folder, learner, keep=3)
+learner.version = 7
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file may grow beyond this, as on a full disk
+try:
+    save_checkpoint(folder, learner, keep=3)
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_valid(tmp_path, small_config):
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Error" in done.stdout
+    (survivor,) = list_checkpoints(tmp_path)
+    assert read_state(survivor)["step"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == [survivor.name]
+
+
+def test_no_pickle_is_written(small_config, tmp_path):
+    folder = save_checkpoint(tmp_path, make_learner(small_config()), keep=1)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
+    for path in folder.iterdir():
+        assert b"\x80\x04\x95" not in path.read_bytes()[:64]

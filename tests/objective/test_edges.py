@@ -1,0 +1,169 @@
+"""What a batch can hold at its edges: no preference, one-sided groups, extreme numbers, padding, wrong shapes."""
+
+import pytest
+import torch
+
+from tests.objective.batches import make_objective, random_batch
+from tpo_dist.errors import UsageError
+from tpo_dist.objective import OBJECTIVES, Groups, evaluate, make_groups, weigh, zero_variance
+
+GROUPED = [name for name, method in OBJECTIVES.items() if method.kind.min_group_size > 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("score", [0.0, 0.1, 1.0, 1e8])
+@pytest.mark.parametrize("size", [1, 3, 7, 8])
+@pytest.mark.parametrize("name", ["tpo", "grpo", "grpo_no_kl", "grpo_masked", "group_pg"])
+def test_equal_scores_on_policy_give_exactly_no_gradient(name, size, score, dtype):
+    """Exactly: noise of 1e-9 would be blown up to full steps by optimizers that normalise."""
+    old = -3 * torch.rand(4, size, 5, dtype=dtype, generator=torch.Generator().manual_seed(size))
+    got = evaluate(make_objective(name), old, old, torch.full((4, size), score, dtype=torch.float32))
+    assert not got.weights_GKT.any()
+
+
+@pytest.mark.parametrize("distribution", ["sequence", "length_mean", "ratio"])
+def test_equal_scores_anchor_later_epochs(distribution):
+    """q = p_old: once the policy has moved, the gradient pulls it back to the snapshot."""
+    old = torch.log(torch.tensor([[[0.5], [0.25]]], dtype=torch.float64))
+    moved = torch.log(torch.tensor([[[0.25], [0.5]]], dtype=torch.float64))
+    objective = make_objective("tpo", group_distribution=distribution)
+    got = evaluate(objective, moved, old, torch.ones(1, 2))
+    assert got.weights_GKT[0, 0, 0] < 0 < got.weights_GKT[0, 1, 0]
+
+
+def test_zero_variance_is_seen_whatever_the_rounding():
+    scores = torch.tensor([[0.1] * 7, [1e8] * 7, [0.0] * 6 + [1.0], [1.0, 1.0 + 1e-7, 1, 1, 1, 1, 1]])
+    assert zero_variance(scores, torch.ones_like(scores, dtype=torch.bool)).tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_extreme_log_probs_stay_finite(name):
+    old = torch.tensor([[[-1e4], [-1e-4], [-3.0]], [[-1e4], [-1e4], [-1e4]]])
+    logps = torch.tensor([[[-1e-4], [-1e4], [-3.0]], [[-1e4], [-9e3], [-1e4]]])
+    if name in ("ppo",):
+        logps = torch.maximum(logps, old - 50)  # exp of a gain of 1e4 nats is not a number any method survives
+        logps = torch.minimum(logps, old + 50)
+    got = evaluate(make_objective(name), logps, old, torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]))
+    assert torch.isfinite(torch.tensor(got.loss))
+    assert got.weights_GKT.isfinite().all()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_padding_may_hold_anything(name):
+    logps, groups = random_batch(5)
+    objective = make_objective(name)
+    clean = weigh(objective, logps, groups, objective.signal(groups))
+    for rubbish in (float("nan"), float("inf"), 1e30):
+        dirty_groups = Groups(
+            old_logps_GKT=torch.where(groups.mask_GKT, groups.old_logps_GKT, rubbish),
+            scores_GK=torch.where(groups.present_GK, groups.scores_GK, rubbish),
+            mask_GKT=groups.mask_GKT,
+            present_GK=groups.present_GK,
+        )
+        dirty_logps = torch.where(groups.mask_GKT, logps, rubbish)
+        dirty = weigh(objective, dirty_logps, dirty_groups, objective.signal(dirty_groups))
+        assert dirty.loss == clean.loss
+        torch.testing.assert_close(dirty.weights_GKT, clean.weights_GKT, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_smaller_groups_count_like_any_other(name):
+    """A padded group of 2 gives what the same group of 2 gives alone."""
+    logps, groups = random_batch(4)
+    objective = make_objective(name)
+    together = weigh(objective, logps, groups, objective.signal(groups)).weights_GKT[-1, :2] * len(logps)
+    alone_groups = make_groups(groups.old_logps_GKT[-1:, :2], groups.scores_GK[-1:, :2], groups.mask_GKT[-1:, :2])
+    alone = weigh(objective, logps[-1:, :2], alone_groups, objective.signal(alone_groups)).weights_GKT[0]
+    torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_order_of_groups_and_candidates_does_not_matter(name):
+    logps, groups = random_batch(6)
+    objective = make_objective(name)
+    loss = objective.loss(logps, groups, objective.signal(groups))
+    g, k = torch.tensor([3, 0, 4, 2, 1]), torch.tensor([5, 2, 0, 3, 1, 4])
+    shuffled = make_groups(
+        groups.old_logps_GKT[g][:, k],
+        groups.scores_GK[g][:, k],
+        groups.mask_GKT[g][:, k],
+        present_GK=groups.present_GK[g][:, k],
+    )
+    again = objective.loss(logps[g][:, k], shuffled, objective.signal(shuffled))
+    torch.testing.assert_close(loss, again)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_signal_never_looks_at_the_current_policy(name):
+    """The target is frozen: whatever asks for it later gets the same one."""
+    _, groups = random_batch(8)
+    objective = make_objective(name)
+    torch.testing.assert_close(objective.signal(groups), objective.signal(groups), rtol=0, atol=0)
+    assert not objective.signal(groups).requires_grad
+
+
+@pytest.mark.parametrize("name", ["tpo", "tpo_no_anchor"])
+@pytest.mark.parametrize("distribution", ["sequence", "length_mean", "ratio"])
+def test_target_is_a_distribution_over_present_candidates(name, distribution):
+    _, groups = random_batch(9)
+    target = make_objective(name, group_distribution=distribution).signal(groups)
+    torch.testing.assert_close(target.sum(-1), torch.ones(len(target), dtype=target.dtype))
+    assert not target[~groups.present_GK].any()
+
+
+def test_diagnostics_of_a_known_target():
+    old = torch.log(torch.tensor([[[0.25], [0.25], [0.25], [0.25]]], dtype=torch.float64))
+    groups = make_groups(old, torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    objective = make_objective("tpo")
+    numbers = objective.diagnostics(groups, objective.signal(groups))
+    q = torch.softmax(torch.tensor([3**0.5, *[-(3**-0.5)] * 3], dtype=torch.float64), 0)
+    assert numbers["effective_group_size"] == pytest.approx(4.0)
+    assert numbers["p_max"] == pytest.approx(0.25)
+    assert numbers["target_distance"] == pytest.approx((q - 0.25).abs().sum().item())
+    assert numbers["target_kl"] == pytest.approx((q * (q / 0.25).log()).sum().item())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"old_logps_GKT": torch.zeros(2, 3)}, "three axes"),
+        ({"old_logps_GKT": torch.zeros(2, 3, 4, dtype=torch.int64)}, "floating-point"),
+        ({"scores_GK": torch.zeros(2, 4)}, r"scores_GK has shape \[2, 4\].*\[2, 3\]"),
+        ({"scores_GK": torch.zeros(3)}, r"scores_GK has shape \[3\]"),
+        ({"mask_GKT": torch.ones(2, 3, 1, dtype=torch.bool)}, r"mask_GKT has shape \[2, 3, 1\]"),
+        ({"mask_GKT": torch.ones(2, 3, 4)}, "dtype bool"),
+        ({"present_GK": torch.zeros(2, 3, dtype=torch.bool)}, "at least one"),
+        ({"token_rewards_GKT": torch.zeros(2, 3)}, "token_rewards_GKT"),
+    ],
+)
+def test_wrong_shapes_are_errors_not_broadcasts(changes, message):
+    fields = {
+        "old_logps_GKT": torch.zeros(2, 3, 4),
+        "scores_GK": torch.zeros(2, 3),
+        "mask_GKT": torch.ones(2, 3, 4, dtype=torch.bool),
+        "present_GK": torch.ones(2, 3, dtype=torch.bool),
+    }
+    with pytest.raises(ValueError, match=message):
+        Groups(**{**fields, **changes})
+
+
+def test_log_probs_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"logps_GKT has shape \[2, 3, 1\]"):
+        evaluate(make_objective("tpo"), torch.zeros(2, 3, 1), torch.zeros(2, 3, 4), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("tpo", {"eta": 0.0}),
+        ("tpo", {"eta": -1.0}),
+        ("dg", {"eta": 0.0}),
+        ("grpo", {"clip": 0.0}),
+        ("grpo", {"clip": 1.0}),
+        ("grpo", {"beta": -0.1}),
+        ("ppo", {"clip": 2.0}),
+    ],
+)
+def test_options_out_of_range_are_refused(name, options):
+    with pytest.raises(UsageError, match=next(iter(options))):
+        make_objective(name, **options)

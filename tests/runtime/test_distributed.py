@@ -1,0 +1,196 @@
+"""The same training on real Ray: bit for bit what one process does, and clear when something breaks."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import ray
+
+from tests.processes import pids_running, wait_for
+from tests.programs.test_local import assert_equal_runs, final_weights
+from tests.test_records import make_groups
+from tpo_dist.errors import UsageError
+from tpo_dist.programs import distributed, local
+from tpo_dist.programs.run import create_run, resume_run
+from tpo_dist.runtime.follow import RunFailed
+from tpo_dist.runtime.placement import Need, reserve
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture(scope="module")
+def local_run(tmp_path_factory):
+    """Twenty steps in one process, and its error at each."""
+    from tests.conftest import SMALL
+    from tpo_dist.programs.job import configure
+
+    run = create_run(configure({}, (*SMALL, f"runs_dir={tmp_path_factory.mktemp('local')}")))
+    return run, [report.metrics["error"] for report in local.train(run)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_gives_the_weights_of_one_process_bit_for_bit(workers, small_config, local_run):
+    run = create_run(small_config(f"rollout.workers={workers}"))
+    errors = [report.metrics["error"] for report in distributed.train(run)]
+    assert len(errors) == 20
+    assert errors == local_run[1]
+    assert_equal_runs(run, local_run[0])
+
+
+def test_a_run_stopped_on_ray_and_resumed_there_equals_an_uninterrupted_one(small_config, local_run):
+    run = create_run(small_config("rollout.workers=2"))
+    for report in distributed.train(run):
+        if report.step == 5:
+            run.stop.set()
+    stopped_at, _ = final_weights(run)
+    assert 5 <= stopped_at < 20
+    resumed = resume_run(str(run.folder), (), "runs")
+    steps = [report.step for report in distributed.train(resumed)]
+    assert steps == list(range(stopped_at + 1, 21))
+    assert_equal_runs(resumed, local_run[0])
+
+
+def test_no_process_is_left_behind(small_config):
+    for _ in distributed.train(create_run(small_config("steps=2"))):
+        pass
+    wait_for(
+        lambda: not any(pids_running(f"ray::{name}") for name in ("StreamShell", "RolloutShell", "LearnerShell")),
+        "the actors to end",
+    )
+
+
+@ray.remote
+def look_at(block):
+    """What a receiving process sees of the arrays: writeable, and inside a mapping of the object store or not."""
+    mappings = []
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            if "plasma" in line or "/dev/shm" in line:
+                start, _, end = line.split()[0].partition("-")
+                mappings.append((int(start, 16), int(end, 16)))
+
+    def shared(array):
+        address = array.__array_interface__["data"][0]
+        return any(start <= address and address + array.nbytes <= end for start, end in mappings)
+
+    return {name: (array.flags.writeable, shared(array)) for name, array in block.arrays().items()}
+
+
+def test_groups_arrive_as_read_only_views_on_shared_memory():
+    block = make_groups(count=300, size=16)
+    assert all(seen == (False, True) for seen in ray.get(look_at.remote(ray.put(block))).values())
+    here = ray.get(ray.put(block))
+    with pytest.raises(ValueError, match="read-only"):
+        here.scores[0] = 1.0
+    for name, array in block.arrays().items():
+        np.testing.assert_array_equal(here.arrays()[name], array)
+
+
+def start(run, failures):
+    """Train in a thread, so that the test can act meanwhile."""
+
+    def train():
+        try:
+            for report in distributed.train(run):
+                reached.append(report.step)
+        except Exception as error:  # noqa: BLE001
+            failures.append(error)
+
+    reached = []
+    thread = threading.Thread(target=train)
+    thread.start()
+    return thread, reached
+
+
+@pytest.mark.parametrize(("shell", "role"), [("RolloutShell", "rollout-0"), ("LearnerShell", "the learner")])
+def test_a_killed_process_ends_the_run_with_its_name(shell, role, small_config):
+    run = create_run(small_config("steps=100000"))
+    failures = []
+    thread, reached = start(run, failures)
+    wait_for(lambda: len(reached) > 3, "a few steps")
+    (pid,) = pids_running(f"ray::{shell}")
+    os.kill(pid, signal.SIGKILL)
+    thread.join(60)
+    assert not thread.is_alive()
+    (error,) = failures
+    assert isinstance(error, RunFailed)
+    assert str(error).startswith(f"{role} failed: its process died")
+
+
+def test_a_hanging_worker_is_named_when_the_wait_for_groups_ends(small_config):
+    run = create_run(small_config("steps=100000", "deadlines.groups_seconds=2.0", "deadlines.update_seconds=5.0"))
+    failures = []
+    thread, reached = start(run, failures)
+    wait_for(lambda: len(reached) > 3, "a few steps")
+    (pid,) = pids_running("ray::RolloutShell")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        thread.join(60)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    assert not thread.is_alive()
+    (error,) = failures
+    assert "DeadlineExceeded: waited 2 s for the groups of step" in str(error)
+    assert "with rollout-0 for" in str(error) or "which no worker has asked for" in str(error)
+
+
+def test_a_failing_part_is_reported_with_its_own_words(small_config):
+    run = create_run(small_config("objective.name=ppo", "learner.optimizer.lr=1e18", "task.reward=bag_of_tokens"))
+    with pytest.raises(RunFailed, match="the learner failed: FloatingPointError: the gradient of step"):
+        for _ in distributed.train(run):
+            pass
+
+
+def test_room_that_the_cluster_does_not_have_is_refused_at_once(small_config):
+    started = time.monotonic()
+    with pytest.raises(UsageError, match="placement of 40.5 CPU .* this cluster has 4 CPU to give"):
+        next(distributed.train(create_run(small_config("rollout.cpus=40"))))
+    with pytest.raises(UsageError, match="1 GPU.* this cluster has .*0 GPU"):
+        next(distributed.train(create_run(small_config("learner.gpus=1"))))
+    assert time.monotonic() - started < 10
+
+
+def test_room_that_is_taken_is_waited_for_until_the_deadline():
+    wait_for(lambda: ray.available_resources().get("CPU") == 4, "earlier tests' room to come back")
+    with (
+        reserve([Need(3, 0)], "PACK", 30.0, can_grow=True),
+        pytest.raises(UsageError, match="after 0.5 s the cluster still has only 1 CPU"),
+        reserve([Need(2, 0)], "PACK", 0.5, can_grow=True),
+    ):
+        pass
+    with reserve([Need(2, 0)], "PACK", 30.0, can_grow=True) as places:
+        assert places.options(0, 3)["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "3"
+
+
+def test_actors_without_needs_need_no_room():
+    with reserve([Need(0, 0), Need(0, 0)], "PACK", 1.0, can_grow=False) as places:
+        assert places.group is None
+        assert "scheduling_strategy" not in places.options(1, 1)
+    with reserve([Need(0, 0), Need(1, 0), Need(1, 0)], "PACK", 30.0, can_grow=False) as places:
+        indices = [places.options(i, 1).get("scheduling_strategy") for i in range(3)]
+        assert indices[0] is None
+        assert [strategy.placement_group_bundle_index for strategy in indices[1:]] == [0, 1]
+
+
+def test_threads_are_set_in_every_process(small_config):
+    """One thread count for each role, whatever the machine has."""
+    from functools import partial
+
+    from tpo_dist.programs.parts import make_worker
+    from tpo_dist.runtime.actors import RolloutActor
+
+    config = small_config()
+    with reserve([Need(1, 0)], "PACK", 30.0, can_grow=False) as places:
+        actor = RolloutActor.options(**places.options(0, 3)).remote("w", 3, partial(make_worker, config))
+        counts = ray.get(actor.__ray_call__.remote(threads_of))
+        ray.kill(actor)
+    assert counts == (3, "3")
+
+
+def threads_of(_self):
+    import torch
+
+    return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]

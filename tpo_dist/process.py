@@ -1,0 +1,20 @@
+"""What a process that computes should set up for itself."""
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what tensors free instead of giving it back and asking again (no effect elsewhere).
+
+    Training allocates and frees the same megabytes in every pass; giving them back costs thousands of page faults a
+    step, up to a tenth of the time.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # the largest that glibc accepts
+        mallopt(_M_TRIM_THRESHOLD, 1024**3)
