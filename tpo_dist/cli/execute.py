@@ -1,7 +1,6 @@
 """One run from the command line: signals, records, the view, and the exit code."""
 
 import json
-import os
 import shutil
 import signal
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tpo_dist.cli.view import View
+from tpo_dist.cli.view import View, short_path
 from tpo_dist.errors import UsageError
 from tpo_dist.programs.recorder import Recorder, Status
 from tpo_dist.programs.run import Run, StepReport
@@ -40,7 +39,7 @@ def execute(run: Run, *, local: bool, as_json: bool) -> int:
     else:
         view.conclude(summary)
     if status != "completed":
-        _say_how_to_go_on(status, reason, summary, os.path.relpath(run.folder))
+        _say_how_to_go_on(status, reason, summary, short_path(run.folder))
     return EXIT_CODES[status]
 
 

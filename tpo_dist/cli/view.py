@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,8 +30,8 @@ _SECTIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "target": (
         ("effective_group_size", "effective group size", "{:.2f}"),
         ("p_max", "p_max", "{:.3f}"),
-        ("target_distance", "Σ|q - p_old|", "{:.3f}"),
-        ("target_kl", "KL(q | p_old)", "{:.3f}"),
+        ("target_distance", "Σ|q - p_old|", "{:.2g}"),
+        ("target_kl", "KL(q | p_old)", "{:.2g}"),
     ),
     "seconds": (
         ("step_seconds", "step", "{:.3f}"),
@@ -59,6 +60,7 @@ class View:
         self._task = self._progress.add_task("", total=run.config.steps, completed=run.first_step)
         self._live: Live | None = None
         self._line_due = 0.0
+        self._notice = ""
         self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> Self:
@@ -69,7 +71,7 @@ class View:
             f"{config.rollout.workers} rollout workers",
             soft_wrap=True,
         )
-        self._console.print(f"run folder: {os.path.relpath(self._run.folder)}", soft_wrap=True)
+        self._console.print(f"run folder: {short_path(self._run.folder)}", soft_wrap=True)
         self._console.print("starting …")
         if self._console.is_terminal and not self._quiet:
             self._live = Live(console=self._console, refresh_per_second=4)
@@ -82,13 +84,16 @@ class View:
 
     def say(self, text: str) -> None:
         """A line beside the view; safe in a signal handler."""
-        os.write(sys.stderr.fileno(), f"\n{text}\n".encode())
+        if self._live is None:
+            os.write(sys.stderr.fileno(), f"{text}\n".encode())
+        self._notice = text
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Show a step."""
         self._progress.update(self._task, completed=row["step"])
         if self._live is not None:
-            self._live.update(Panel(Group(_columns(row), self._progress), title=self._run.config.name))
+            title, notice = self._run.config.name, self._notice or "Ctrl-C ends it after the step, with a checkpoint"
+            self._live.update(Panel(Group(_columns(row), self._progress), title=title, subtitle=notice))
         elif time.monotonic() >= self._line_due or row["step"] == self._run.config.steps:
             self._line_due = time.monotonic() + _LINE_EVERY_SECONDS
             self._console.print(self._line(row), soft_wrap=True)
@@ -100,7 +105,7 @@ class View:
         self._console.print(f"\n{summary['status']} at step {summary['step']} of {summary['steps']}")
         self._console.print(f"  error       {error}")
         self._console.print(f"  time        {summary['seconds']:.1f} s of training{pace}")
-        folder = os.path.relpath(self._run.folder)
+        folder = short_path(self._run.folder)
         for name, file in (("curve", "learning_curve.png"), ("metrics", "metrics.jsonl"), ("board", "tensorboard")):
             if (self._run.folder / file).exists():
                 self._console.print(f"  {name:11} {os.path.join(folder, file)}", soft_wrap=True)
@@ -115,6 +120,11 @@ class View:
             f"step {step:>5}/{self._run.config.steps}  error {row['error']:.4f}  reward {row['reward']:.4f}"
             f"{distance}  {row['step_seconds']:.3f} s/step  about {left:.0f} s left"
         )
+
+
+def short_path(path: Path) -> str:
+    """Relative to the working folder where it lies below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _columns(row: Mapping[str, Any]) -> Table:
