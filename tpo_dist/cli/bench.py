@@ -50,20 +50,20 @@ def step(
 @bench.command()
 def ray(
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=15, help="Steps per run; the first 10 warm up.")] = 25,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each program.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each program.")] = 20,
+    steps: Annotated[int, typer.Option(min=3, help="Steps of a turn; its first and last are not counted.")] = 6,
     as_json: AsJson = False,
 ) -> None:
     """Step time through Ray over step time in one process: synchronous, one rollout worker, the paper's size.
 
-    JSON keys: overhead, overhead_by_round, local_seconds_per_step, ray_seconds_per_step, steps, rounds.
+    JSON keys: overhead, local_seconds_per_step, ray_seconds_per_step, steps, rounds.
     """
     from tpo_dist.bench.ray_tax import bench_ray
 
-    result = bench_ray(tuple(overrides or ()), steps, rounds)
+    result = bench_ray(tuple(overrides or ()), rounds, steps)
     rows = {
         "one process": f"{result['local_seconds_per_step']:.3f} s per step",
         "through Ray": f"{result['ray_seconds_per_step']:.3f} s per step",
-        "overhead": f"{result['overhead']:.3f} (rounds: {', '.join(f'{r:.3f}' for r in result['overhead_by_round'])})",
+        "overhead": f"{result['overhead']:.3f}",
     }
-    _show(f"Ray tax (medians of {rounds} x {steps} steps)", rows, result, as_json)
+    _show(f"Ray tax (medians of {rounds} turns of {steps} steps)", rows, result, as_json)

@@ -105,15 +105,15 @@ class LearnerShell:
         """Answers once the learner stands."""
         return "learner"
 
-    def train(self, stream: Any, steps: int, seconds: float) -> Iterator[Step]:
-        """Train until `steps` are done or the stream is closed, whichever is first; report after each step.
+    def train(self, stream: Any, until: int, seconds: float) -> Iterator[Step]:
+        """Train until so many steps are done or the stream is closed, whichever is first; report after each step.
 
         `seconds` bounds the wait for the groups of a step. The last step is followed by a checkpoint, and so is the
         closing of the stream.
         """
         self._publish(stream)
         finished = time.perf_counter()
-        while self._learner.version < steps:
+        while self._learner.version < until:
             started = finished  # what lies between two steps belongs to the later one
             waiting = time.perf_counter()
             references = ray.get(stream.take.remote(self._learner.version, seconds))
@@ -123,14 +123,13 @@ class LearnerShell:
             blocks = ray.get(references)
             arrived = time.perf_counter()
             metrics = self._learner.update(concatenate(blocks))
-            last = self._learner.version == steps
+            last = self._learner.version == until
             if not last:
                 self._publish(stream)
             saved = self._checkpointer.after_step(self._learner, last=last)
             metrics = {**metrics, "wait_seconds": Sum(arrived - waiting)}
             finished = time.perf_counter()
             yield self._learner.version, metrics, finished - started, None if saved is None else str(saved)
-        ray.get(stream.close.remote())
 
     def _publish(self, stream: Any) -> None:
         if self._publishing is not None:
