@@ -54,7 +54,6 @@ CASES = {
     "a broken override": (JOB, ["task.length=[1"], ["is not valid YAML"]),
     "a run that is not there": (None, ["--resume", "nothing"], ["--resume nothing", "there is no such run"]),
     "runs_dir that is a file": (JOB, ["runs_dir=/dev/null/x", "--local"], ["runs_dir = '/dev/null/x'", "cannot be written"]),
-    "an address without a port": (JOB, ["--address", "somewhere"], ["cluster.address = 'somewhere'", "HOST:PORT"]),
 }  # fmt: skip
 
 
@@ -91,6 +90,15 @@ def run(*arguments, **environment):
         check=False,
         env={**os.environ, **environment},
     )
+
+
+def test_an_address_without_a_port_is_refused(tmp_path):
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB + f"runs_dir: {tmp_path / 'runs'}\n")
+    done = run("train", job, "--address", "somewhere")
+    assert done.returncode == 2
+    assert "error: cluster.address = 'somewhere': is not of the form HOST:PORT" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_address_where_nobody_listens_is_refused_within_seconds(tmp_path):

@@ -29,7 +29,9 @@ def assert_equal_runs(one, other):
 
 def test_it_learns_and_records(small_config):
     run = create_run(
-        small_config("steps=60", "task.length=3", "rollout.group_size=16", "log.tensorboard=true", "log.plot=true")
+        small_config(
+            "steps=60", "task.length=3", "learner.schedule.name=linear", "log.tensorboard=true", "log.plot=true"
+        )
     )
     recorder = Recorder(run)
     assert json.loads((run.folder / "summary.json").read_text())["status"] == "running"
