@@ -70,6 +70,9 @@ class RolloutConfig(_Section):
     workers: Count = Field(2, description="rollout workers")
     groups_per_step: Count = Field(64, description="prompts drawn per training step")
     group_size: Count = Field(32, description="candidates per prompt (K)")
+    candidates: Literal["sequence", "token"] | None = Field(
+        None, description="sequence: whole completions; token: single tokens along one; null: the objective's own"
+    )
     block_size: Count | None = Field(
         None, description="prompts a worker takes at a time; null: a quarter of groups_per_step, if that divides it"
     )

@@ -72,6 +72,11 @@ class ScoredGroups:
     """[G, K] `StopReason` of each candidate."""
     token_rewards: NDArray[np.float32] | None = None
     """(flat, one per token) where the task gives them."""
+    greedy_scores: NDArray[np.float32] | None = None
+    """[G] score of the greedy completion, where the objective compares with it."""
+    token_level: bool = False
+    """True where candidates are single tokens: the K tokens at a position all continue the tokens of candidate 0, each
+    position is a decision of its own, and `token_rewards` are the scores of its candidates."""
     info: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """Small numbers per group [G], for the logs."""
 
@@ -98,7 +103,7 @@ class ScoredGroups:
 
     def arrays(self) -> dict[str, Array]:
         """Every array by field name; those of `info` as `info/NAME`."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "info"}
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("info", "token_level")}
         named.update({f"info/{name}": array for name, array in self.info.items()})
         return {name: array for name, array in named.items() if array is not None}
 
@@ -119,6 +124,8 @@ class ScoredGroups:
             snapshot_digests=self.snapshot_digests[index],
             stop_reasons=self.stop_reasons[index],
             token_rewards=None if self.token_rewards is None else self.token_rewards[token_index],
+            greedy_scores=None if self.greedy_scores is None else self.greedy_scores[index],
+            token_level=self.token_level,
             info={name: array[index] for name, array in self.info.items()},
         )
 
@@ -133,11 +140,13 @@ def concatenate(blocks: Sequence[ScoredGroups]) -> ScoredGroups:
     for block in blocks[1:]:
         if block.group_size != blocks[0].group_size:
             raise ValueError(f"groups of {blocks[0].group_size} and of {block.group_size} candidates in one record")
+        if block.token_level != blocks[0].token_level:
+            raise ValueError("token-level groups and groups of whole candidates in one record")
         if block.arrays().keys() != first.keys():
             raise ValueError(f"blocks differ in their fields: {sorted(block.arrays().keys() ^ first.keys())}")
     joined = {name: np.concatenate([block.arrays()[name] for block in blocks]) for name in first}
     info = {name.removeprefix("info/"): joined.pop(name) for name in first if name.startswith("info/")}
-    return ScoredGroups(**joined, info=info)
+    return ScoredGroups(**joined, token_level=blocks[0].token_level, info=info)
 
 
 def pad(flat: NDArray[ScalarT], lengths: NDArray[np.int32]) -> NDArray[ScalarT]:
@@ -213,6 +222,8 @@ def _check_groups(groups: ScoredGroups) -> None:
     per_token = ("behavior_logprobs",) if groups.token_rewards is None else ("behavior_logprobs", "token_rewards")
     wanted |= dict.fromkeys(per_token, groups.tokens.shape)
     wanted |= {f"info/{name}": (count,) for name in groups.info}
+    if groups.greedy_scores is not None:
+        wanted["greedy_scores"] = (count,)
     arrays = groups.arrays()
     for name, shape in wanted.items():
         if arrays[name].shape != shape:
@@ -233,8 +244,11 @@ def _check_values(groups: ScoredGroups) -> None:
         raise ValueError("behavior_logprobs holds a value that is not finite")
     if groups.behavior_logprobs.size and float(groups.behavior_logprobs.max()) > _LOGP_ROUNDING:
         raise ValueError(f"a behaviour log-prob is {float(groups.behavior_logprobs.max())}; log-probs are at most 0")
-    if groups.token_rewards is not None and not np.isfinite(groups.token_rewards).all():
-        raise ValueError("token_rewards holds a value that is not finite")
+    for name in ("token_rewards", "greedy_scores"):
+        if name in groups.arrays() and not np.isfinite(groups.arrays()[name]).all():
+            raise ValueError(f"{name} holds a value that is not finite")
+    if groups.token_level and (groups.token_rewards is None or (groups.lengths != groups.lengths[:, :1]).any()):
+        raise ValueError("token-level groups need token_rewards, and candidates of one length in each group")
 
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -249,4 +263,5 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "snapshot_digests": np.dtype("S32"),
     "stop_reasons": np.dtype(np.int8),
     "token_rewards": np.dtype(np.float32),
+    "greedy_scores": np.dtype(np.float32),
 }

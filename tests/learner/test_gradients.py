@@ -5,6 +5,7 @@ import torch
 
 from tests.objective.batches import make_objective
 from tests.policies.test_transformer import make_policy, random_batch
+from tpo_dist.learner.batch import TrainingBatch
 from tpo_dist.learner.gradients import EpochGradients, split
 from tpo_dist.objective import OBJECTIVES, make_groups
 
@@ -21,7 +22,7 @@ def prepare(dtype=torch.float32, seed=0):
 
 def gradient(policy, objective, batch, groups, micro=None, *, on_policy=False):
     policy.zero_grad(set_to_none=True)
-    epochs = EpochGradients(policy, objective, batch, groups, micro)
+    epochs = EpochGradients(policy, objective, TrainingBatch(candidates=batch, groups=groups), micro)
     loss = epochs.on_policy_epoch() if on_policy else epochs.epoch()
     return loss, {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in policy.named_parameters()}
 
@@ -70,7 +71,7 @@ def test_groups_without_preference_are_left_out_of_the_first_epoch_and_only_then
     scored = []
     scorer = policy.scorer
     monkeypatch.setattr(policy, "scorer", lambda part: scored.append(len(part)) or scorer(part))
-    epochs = EpochGradients(policy, make_objective("tpo"), batch, groups, None)
+    epochs = EpochGradients(policy, make_objective("tpo"), TrainingBatch(candidates=batch, groups=groups), None)
     epochs.on_policy_epoch()
     epochs.epoch()
     assert scored == [3, 6]  # groups 2 and 4 have equal scores, the last has no tokens
@@ -80,7 +81,7 @@ def test_a_batch_without_any_preference_has_no_gradient_on_policy():
     policy, batch, groups = prepare()
     flat = make_groups(groups.old_logps_GKT, torch.ones(6, 7), groups.mask_GKT)
     policy.zero_grad(set_to_none=True)
-    EpochGradients(policy, make_objective("tpo"), batch, flat, None).on_policy_epoch()
+    EpochGradients(policy, make_objective("tpo"), TrainingBatch(candidates=batch, groups=flat), None).on_policy_epoch()
     assert all(parameter.grad is None for parameter in policy.parameters())
 
 
@@ -97,7 +98,7 @@ def test_parts_cover_every_candidate_once():
 def test_the_signal_is_built_once():
     """q stays what it was for all epochs, whatever the policy becomes."""
     policy, batch, groups = prepare()
-    epochs = EpochGradients(policy, make_objective("tpo"), batch, groups, None)
+    epochs = EpochGradients(policy, make_objective("tpo"), TrainingBatch(candidates=batch, groups=groups), None)
     before = epochs.signal.clone()
     epochs.epoch()
     move(policy)

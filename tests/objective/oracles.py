@@ -156,4 +156,6 @@ ORACLES = {
     "ppo": ppo,
     "dg": dg,
     "reinforce": reinforce,
+    "tpo_token": tpo,
+    "grpo_token": grpo,
 }

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tpo_dist.bench.plain_torch import _logps as plain_logps
 from tpo_dist.errors import UsageError
-from tpo_dist.policies.contract import CandidateBatch
+from tpo_dist.policies.contract import GREEDY, CandidateBatch
 from tpo_dist.policies.flax_layout import load_flax, to_flax
 from tpo_dist.policies.transformer import Transformer, TransformerOptions
 from tpo_dist.policies.tree_sampling import draw_tokens
@@ -215,3 +215,19 @@ def test_too_long_sequences_are_refused():
 def test_impossible_sizes_are_refused(options):
     with pytest.raises(UsageError):
         TransformerOptions(**options)
+
+
+def test_greedy_takes_the_likeliest_token_beside_drawn_candidates():
+    policy = make_policy()
+    prompts = torch.randint(0, 3, (4, 3), generator=torch.Generator().manual_seed(1))
+    uniforms = torch.rand(4, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    uniforms[:, 1] = GREEDY
+    tokens, _ = policy.sample(prompts, uniforms)
+    for position in range(4):
+        prefix = torch.cat([prompts, tokens[:, 1, :position]], dim=1)
+        every = torch.arange(3).view(1, 3, 1).expand(4, 3, 1)
+        batch = CandidateBatch(prompts_GP=prefix, tokens_GKT=every, mask_GKT=torch.ones_like(every) > 0)
+        assert (policy.scorer(batch)()[:, :, 0].argmax(dim=1) == tokens[:, 1, position]).all()
+    others = [0, 2]
+    alone, _ = policy.sample(prompts, uniforms[:, others])
+    assert (alone == tokens[:, others]).all()

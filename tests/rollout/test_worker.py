@@ -39,8 +39,10 @@ def test_groups_carry_version_digest_and_behaviour_log_probs(small_config):
     np.testing.assert_allclose(groups.token_rewards.reshape(8, 8, -1).mean(-1), groups.scores, rtol=1e-6)
     from tpo_dist.learner.batch import to_tensors
 
-    batch, tensors = to_tensors(groups, learner.device)
-    np.testing.assert_allclose(learner.policy.scorer(batch)().detach(), tensors.old_logps_GKT, rtol=1e-4, atol=1e-5)
+    batch = to_tensors(groups, learner.device)
+    np.testing.assert_allclose(
+        learner.policy.scorer(batch.candidates)().detach(), batch.groups.old_logps_GKT, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_sampling_without_weights_is_refused(small_config):

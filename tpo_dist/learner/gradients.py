@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tpo_dist.objective import Groups, Objective, weigh
+from tpo_dist.learner.batch import TrainingBatch
+from tpo_dist.objective import Objective, weigh
 from tpo_dist.policies.contract import CandidateBatch, Policy
 
 
@@ -43,13 +44,12 @@ class EpochGradients:
         self,
         policy: Policy,
         objective: Objective,
-        batch: CandidateBatch,
-        groups: Groups,
+        batch: TrainingBatch,
         micro_batch_candidates: int | None,
     ) -> None:
         self._policy, self._objective = policy, objective
-        self._batch, self._groups, self._limit = batch, groups, micro_batch_candidates
-        self.signal = objective.signal(groups)
+        self._batch, self._limit = batch, micro_batch_candidates
+        self.signal = objective.signal(batch.groups)
         self._parts: list[MicroBatch] | None = None
 
     def on_policy_epoch(self) -> float:
@@ -58,36 +58,47 @@ class EpochGradients:
         The snapshot's log-probs are the current ones, so W needs no pass of its own; groups whose W is exactly zero
         (nothing to prefer, nothing to undo) are left out of the pass altogether.
         """
-        at = weigh(self._objective, self._groups.old_logps_GKT, self._groups, self.signal)
-        active_G = (at.weights_GKT != 0).flatten(1).any(dim=1)
-        if bool(active_G.all()):
-            self._backward(self._all_parts(), at.weights_GKT)
-        elif bool(active_G.any()):
-            kept = self._batch.select(active_G.nonzero().squeeze(-1))
-            self._backward(split(self._policy, kept, self._limit), at.weights_GKT[active_G])
-        return at.loss
+        loss, weights = self._weigh(self._batch.groups.old_logps_GKT)
+        active = (weights != 0).flatten(1).any(dim=1)
+        if bool(active.all()):
+            self._backward(self._all_parts(), weights)
+        elif bool(active.any()):
+            kept = self._batch.candidates.select(active.nonzero().squeeze(-1))
+            self._backward(split(self._policy, kept, self._limit), weights[active])
+        return loss
 
     def epoch(self) -> float:
         """Any epoch, under whatever weights the policy has now; returns the loss."""
         parts = self._all_parts()
         if len(parts) == 1:
-            loss = self._objective.loss(parts[0].score(), self._groups, self.signal)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss.item()
-        logps_GKT = torch.zeros_like(self._groups.old_logps_GKT)
-        with torch.no_grad():
-            for part in parts:
-                logps_GKT[part.groups, part.candidates] = part.score()
-        at = weigh(self._objective, logps_GKT, self._groups, self.signal)
-        self._backward(parts, at.weights_GKT)
-        return at.loss
+            logps = parts[0].score()
+            loss, weights = self._weigh(self._batch.to_groups(logps.detach()))
+            (weights * logps).sum().backward()  # type: ignore[no-untyped-call]
+            return loss
+        loss, weights = self._weigh(self._batch.to_groups(self._current_logps(parts)))
+        self._backward(parts, weights)
+        return loss
+
+    @torch.no_grad()
+    def _current_logps(self, parts: list[MicroBatch]) -> Tensor:
+        """Log-probs under the weights of this moment, in the policy's shape."""
+        old = self._batch.groups.old_logps_GKT
+        logps = torch.zeros(self._batch.candidates.tokens_GKT.shape, dtype=old.dtype, device=old.device)
+        for part in parts:
+            logps[part.groups, part.candidates] = part.score()
+        return logps
+
+    def _weigh(self, logps_GKT: Tensor) -> tuple[float, Tensor]:
+        """Loss, and its gradient with respect to the log-probs in the policy's shape."""
+        at = weigh(self._objective, logps_GKT, self._batch.groups, self.signal)
+        return at.loss, self._batch.from_groups(at.weights_GKT)
 
     def _all_parts(self) -> list[MicroBatch]:
         if self._parts is None:
-            self._parts = split(self._policy, self._batch, self._limit)
+            self._parts = split(self._policy, self._batch.candidates, self._limit)
         return self._parts
 
-    def _backward(self, parts: list[MicroBatch], weights_GKT: Tensor) -> None:
+    def _backward(self, parts: list[MicroBatch], weights: Tensor) -> None:
         for part in parts:
-            surrogate = (weights_GKT[part.groups, part.candidates] * part.score()).sum()
+            surrogate = (weights[part.groups, part.candidates] * part.score()).sum()
             surrogate.backward()  # type: ignore[no-untyped-call]

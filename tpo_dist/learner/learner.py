@@ -47,9 +47,9 @@ class Learner:
         """
         started = time.perf_counter()
         self._check_provenance(record)
-        batch, groups = to_tensors(record, self.device)
-        gradients = EpochGradients(self.policy, self.objective, batch, groups, self._micro)
-        diagnostics = self.objective.diagnostics(groups, gradients.signal)
+        batch = to_tensors(record, self.device)
+        gradients = EpochGradients(self.policy, self.objective, batch, self._micro)
+        diagnostics = self.objective.diagnostics(batch.groups, gradients.signal)
         self._warn_about(diagnostics)
         rate = self._rate.at(self.version)
         for group in self.optimizer.param_groups:
@@ -64,7 +64,7 @@ class Learner:
         self.version += 1
         self.draws_trained += len(record)
         return {
-            **_score_metrics(record, groups),
+            **_score_metrics(record, batch.groups),
             **{name: Mean(value) for name, value in diagnostics.items()},
             "loss_first": Mean(losses[0]),
             "loss_last": Mean(losses[-1]),
@@ -123,14 +123,15 @@ class Learner:
 
 def _score_metrics(record: ScoredGroups, groups: Groups) -> dict[str, Mean | Sum | Max]:
     """What the rollout workers achieved, and what it cost them."""
-    scores = record.scores
-    count = scores.size
+    scores = record.scores[:, :1] if record.token_level else record.scores  # the others were never followed
+    count, groups_seen = scores.size, len(groups.scores_GK)
+    fails_G = ((groups.scores_GK <= 0) | ~groups.present_GK).all(dim=1)
     metrics: dict[str, Mean | Sum | Max] = {
         "reward": Mean(float(scores.sum(dtype="float64")), count),
         "error": Mean(float((1.0 - scores).sum(dtype="float64")), count),
-        "zero_variance": Mean(float(zero_variance(groups.scores_GK, groups.present_GK).sum()), len(record)),
-        "all_fail": Mean(float((scores <= 0).all(axis=1).sum()), len(record)),
-        "completion_length": Mean(float(record.lengths.sum()), count),
+        "zero_variance": Mean(float(zero_variance(groups.scores_GK, groups.present_GK).sum()), groups_seen),
+        "all_fail": Mean(float(fails_G.sum()), groups_seen),
+        "completion_length": Mean(float(record.lengths.sum()), record.lengths.size),
     }
     metrics.update({name: Sum(float(seconds.sum())) for name, seconds in record.info.items()})
     return metrics

@@ -26,6 +26,8 @@ class Groups:
     """True where a candidate exists; a group may have fewer than K."""
     token_rewards_GKT: Tensor | None = None
     """Rewards per token, where the task gives them; single-sample methods use them."""
+    greedy_scores_G: Tensor | None = None
+    """Score of the greedy completion of each prompt, for methods that compare with it."""
 
     def __post_init__(self) -> None:
         _expect(self.old_logps_GKT.ndim == 3, "old_logps_GKT", self.old_logps_GKT, "three axes [G, K, T]")

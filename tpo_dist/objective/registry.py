@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from tpo_dist.objective.contract import Objective
 from tpo_dist.objective.dg import DG
@@ -19,6 +19,8 @@ class Method:
 
     kind: type[Objective]
     options: Mapping[str, Any] = field(default_factory=dict)
+    candidates: Literal["sequence", "token"] = "sequence"
+    """What it compares: whole completions of a prompt, or single tokens that continue one trajectory."""
 
 
 OBJECTIVES: dict[str, Method] = {
@@ -31,4 +33,6 @@ OBJECTIVES: dict[str, Method] = {
     "ppo": Method(PPO),
     "dg": Method(DG),
     "reinforce": Method(Reinforce),
+    "tpo_token": Method(TPO, candidates="token"),
+    "grpo_token": Method(GRPO, candidates="token"),
 }

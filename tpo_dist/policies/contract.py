@@ -20,6 +20,9 @@ class CandidateBatch:
     """int64; anything where the mask is False."""
     mask_GKT: Tensor
     """True where a token was sampled."""
+    prefixes_GT: Tensor | None = None
+    """Where given, every candidate token is one alternative at its position of this sequence, not the continuation of
+    the candidate's own tokens: token-level groups share their trajectory instead of copying it."""
 
     def __len__(self) -> int:
         return len(self.prompts_GP)
@@ -30,6 +33,7 @@ class CandidateBatch:
             prompts_GP=self.prompts_GP[groups],
             tokens_GKT=self.tokens_GKT[groups][:, candidates],
             mask_GKT=self.mask_GKT[groups][:, candidates],
+            prefixes_GT=None if self.prefixes_GT is None else self.prefixes_GT[groups],
         )
 
 
@@ -43,15 +47,21 @@ class MatrixView:
     """True where the reshaped axes are (fan_out, fan_in), as torch stores linear layers."""
 
 
+GREEDY = -1.0
+"""In place of a uniform: take the likeliest token."""
+
+
 class Policy(nn.Module, ABC):
     """A distribution over candidates that can be drawn from and differentiated."""
 
     @abstractmethod
-    def sample(self, prompts_GP: Tensor, uniforms_GKT: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, prompts_GP: Tensor, uniforms_GKT: Tensor, *, follow_first: bool = False) -> tuple[Tensor, Tensor]:
         """Draw K candidates of T tokens for each prompt.
 
         Every token is the inverse-CDF image of its own uniform in [0, 1), so the draw is a pure function of
-        (weights, prompts, uniforms). Returns tokens [G, K, T] (int64) and their log-probs [G, K, T] (nats).
+        (weights, prompts, uniforms); GREEDY in its place takes the likeliest token. With `follow_first`, all K tokens
+        at a position continue the first candidate (token-level groups).
+        Returns tokens [G, K, T] (int64) and their log-probs [G, K, T] (nats).
         """
 
     @abstractmethod

@@ -109,7 +109,10 @@ class Transformer(Policy):
     def scorer(self, batch: CandidateBatch) -> Callable[[], Tensor]:
         """Merges the batch into its prefix tree once; each call is one pass over the tree."""
         self._check_length(batch.prompts_GP.shape[1] + batch.tokens_GKT.shape[2])
-        tree = build_prefix_tree(batch.prompts_GP, batch.tokens_GKT, batch.mask_GKT)
+        if batch.prefixes_GT is None:
+            tree = build_prefix_tree(batch.prompts_GP, batch.tokens_GKT, batch.mask_GKT)
+        else:  # one path for each prompt, whatever K
+            tree = build_prefix_tree(batch.prompts_GP, batch.prefixes_GT.unsqueeze(1), batch.mask_GKT.any(1, True))
         plans = tuple(plan_paths(part, len(tree.tokens_N), self.heads) for part in tree.paths)
         index = (tree.outputs_GKT * self.head.out_features + batch.tokens_GKT).reshape(-1)
         index = torch.where(batch.mask_GKT.reshape(-1), index, 0)
@@ -133,10 +136,10 @@ class Transformer(Policy):
         return F.log_softmax(self.head(self.final_norm(x_ND)), dim=-1)
 
     @torch.no_grad()
-    def sample(self, prompts_GP: Tensor, uniforms_GKT: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, prompts_GP: Tensor, uniforms_GKT: Tensor, *, follow_first: bool = False) -> tuple[Tensor, Tensor]:
         """Draw with a key-value cache over the growing prefix tree."""
         self._check_length(prompts_GP.shape[1] + uniforms_GKT.shape[2])
-        return sample_over_tree(self, prompts_GP, uniforms_GKT)
+        return sample_over_tree(self, prompts_GP, uniforms_GKT, follow_first)
 
     def _check_length(self, length: int) -> None:
         if length > self.context_length:

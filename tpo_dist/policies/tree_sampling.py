@@ -1,7 +1,8 @@
 """Drawing K candidates for each prompt over the prefix tree that they grow.
 
 Candidates that have drawn the same tokens so far share one node: its output is computed once, and each of them draws
-its next token from it with a uniform of its own. That is the same as computing every candidate by itself.
+its next token from it with a uniform of its own. That is the same as computing every candidate by itself. Candidates
+that all continue the first one (token-level groups) stay on its node for good.
 
 Shapes: G groups, K candidates, T tokens, C = G K candidates, F nodes of the frontier, S keys of a frontier node,
 D width, V vocabulary.
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tpo_dist.policies.contract import GREEDY
 from tpo_dist.policies.path_attention import path_attention, plan_paths
 from tpo_dist.policies.prefix_tree import merge_prompts
 
@@ -20,10 +22,11 @@ if TYPE_CHECKING:
 
 
 def draw_tokens(logps_CV: Tensor, uniforms_C: Tensor) -> Tensor:
-    """The first token whose cumulated probability exceeds the uniform: [C]."""
+    """The first token whose cumulated probability exceeds the uniform, or the likeliest for GREEDY: [C]."""
     cumulated = logps_CV.double().exp().cumsum(dim=-1)
     drawn = (cumulated <= uniforms_C.unsqueeze(-1) * cumulated[:, -1:]).sum(dim=-1)
-    return drawn.clamp(max=logps_CV.shape[-1] - 1)
+    drawn = drawn.clamp(max=logps_CV.shape[-1] - 1)
+    return torch.where(uniforms_C == GREEDY, logps_CV.argmax(dim=-1), drawn)
 
 
 class _KeyValueCache:
@@ -37,7 +40,9 @@ class _KeyValueCache:
         self.stores[layer][self.used : self.used + len(kv)] = kv
 
 
-def sample_over_tree(policy: "Transformer", prompts_GP: Tensor, uniforms_GKT: Tensor) -> tuple[Tensor, Tensor]:
+def sample_over_tree(
+    policy: "Transformer", prompts_GP: Tensor, uniforms_GKT: Tensor, follow_first: bool
+) -> tuple[Tensor, Tensor]:
     """Tokens [G, K, T] (int64) and their log-probs [G, K, T] (nats)."""
     (prompt_len, (groups, width, length)) = prompts_GP.shape[1], uniforms_GKT.shape
     device = prompts_GP.device
@@ -68,7 +73,8 @@ def sample_over_tree(policy: "Transformer", prompts_GP: Tensor, uniforms_GKT: Te
         logps.append(logps_CV.gather(1, drawn.unsqueeze(-1)).squeeze(-1))
         if step + 1 < length:
             vocab = logps_FV.shape[-1]
-            merged, node_of_C = torch.unique(node_of_C * vocab + drawn, return_inverse=True)
+            followed = drawn.view(groups, width)[:, 0].repeat_interleave(width) if follow_first else drawn
+            merged, node_of_C = torch.unique(node_of_C * vocab + followed, return_inverse=True)
             own = cache.used + torch.arange(len(merged), device=device)
             keys_FS = torch.cat([keys_FS[merged // vocab], own.unsqueeze(-1)], dim=1)
             logps_FV = _advance(policy, cache, merged % vocab, prompt_len + step, keys_FS)

@@ -11,7 +11,7 @@ from tpo_dist.policies import POLICIES, Policy, PolicyOptions
 from tpo_dist.rollout.torch_sampler import TorchSampler
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream
-from tpo_dist.tasks import TASKS, Task
+from tpo_dist.tasks import TASKS, Task, TokenScoring
 
 
 def make_task(config: RunConfig) -> Task:
@@ -34,8 +34,16 @@ def make_policy(config: RunConfig) -> Policy:
 def make_worker(config: RunConfig) -> RolloutWorker:
     """A rollout worker; it has no weights until it loads a snapshot."""
     task = make_task(config)
-    sampler = TorchSampler(make_policy(config), task.completion_length, config.seed, config.rollout.device)
-    return RolloutWorker(task, sampler, config.rollout.group_size, config.seed)
+    token_level = config.rollout.candidates == "token"
+    sampler = TorchSampler(
+        make_policy(config),
+        task.completion_length,
+        config.seed,
+        config.rollout.device,
+        token_level=token_level,
+        greedy=getattr(make_objective(config), "needs_greedy", False),
+    )
+    return RolloutWorker(task, sampler, config.rollout.group_size, config.seed, token_level=token_level)
 
 
 def make_learner(config: RunConfig) -> Learner:
@@ -69,17 +77,36 @@ def resolve(config: RunConfig) -> RunConfig:
     task, objective, policy = make_task(config), make_objective(config), _policy_options(config)
     groups = config.rollout.groups_per_step
     size = config.rollout.block_size or (groups // 4 if groups % 4 == 0 else groups)
+    candidates = config.rollout.candidates or OBJECTIVES[config.objective.name].candidates
     resolved = config.model_copy(
         update={
             "task": _complete(config.task, task),
             "objective": _complete(config.objective, objective),
             "policy": _complete(config.policy, policy),
-            "rollout": config.rollout.model_copy(update={"block_size": size}),
+            "rollout": config.rollout.model_copy(update={"block_size": size, "candidates": candidates}),
             "learner": config.learner.model_copy(update={"epochs": config.learner.epochs or objective.epochs}),
         }
     )
+    if candidates == "token":
+        _refuse_token_level(resolved, task, objective)
     _refuse_contradictions(resolved, objective)
     return resolved
+
+
+def _refuse_token_level(config: RunConfig, task: Task, objective: Objective) -> None:
+    if not isinstance(task, TokenScoring):
+        raise UsageError(
+            "rollout.candidates = 'token'",
+            f"task {config.task.name!r} cannot score single tokens",
+            "choose sequence, or a task with rewards for tokens, such as token_reversal",
+        )
+    task.refuse_alternatives()
+    if getattr(objective, "needs_greedy", False):
+        raise UsageError(
+            "rollout.candidates = 'token'",
+            f"objective {config.objective.name!r} compares whole completions with the greedy one",
+            "choose sequence",
+        )
 
 
 def _refuse_contradictions(config: RunConfig, objective: Objective) -> None:

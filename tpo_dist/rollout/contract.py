@@ -23,6 +23,8 @@ class Candidates:
     """Log-probs (nats) of the distribution that each token was drawn from."""
     stop_reasons_GK: NDArray[np.int8]
     """`StopReason` of each candidate."""
+    greedy_GT: NDArray[np.int32] | None = None
+    """The greedy completion of each prompt, where the objective asks for one."""
 
 
 class Sampler(Protocol):

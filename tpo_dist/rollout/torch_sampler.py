@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tpo_dist.policies.contract import Policy
+from tpo_dist.policies.contract import GREEDY, Policy
 from tpo_dist.policies.weights import export_weights, import_weights
 from tpo_dist.randomness import draw_uniforms
 from tpo_dist.records import Prompts, Snapshot, StopReason, pad, weights_digest
@@ -13,8 +13,19 @@ from tpo_dist.rollout.contract import Candidates, WrongWeights
 class TorchSampler:
     """Draws candidates of a fixed length; the random numbers belong to the draws, not to this sampler."""
 
-    def __init__(self, policy: Policy, completion_length: int, seed: int, device: str = "cpu") -> None:
-        """`completion_length`: tokens of every candidate. `seed`: of the run."""
+    def __init__(
+        self,
+        policy: Policy,
+        completion_length: int,
+        seed: int,
+        device: str = "cpu",
+        *,
+        token_level: bool = False,
+        greedy: bool = False,
+    ) -> None:
+        """`completion_length`: tokens of every candidate. `seed`: of the run. `token_level`: the K tokens at a position
+        all continue the first candidate. `greedy`: complete each prompt greedily as well."""
+        self._token_level, self._greedy = token_level, greedy
         self._device = torch.device(device)
         self._policy = policy.to(self._device).eval()
         self._length, self._seed = completion_length, seed
@@ -48,13 +59,19 @@ class TorchSampler:
             raise RuntimeError("the sampler has no weights yet; load a snapshot first")
         uniforms = draw_uniforms(self._seed, "sample", prompts.ids, group_size * self._length)
         shape = (len(prompts.ids), group_size, self._length)
+        uniforms = uniforms.reshape(shape)
+        if self._greedy:  # one more candidate beside the others, so that it shares their prefixes
+            uniforms = np.concatenate([uniforms, np.full((shape[0], 1, shape[2]), GREEDY)], axis=1)
         tokens, logps = self._policy.sample(
             torch.from_numpy(pad(prompts.tokens, prompts.lengths)).long().to(self._device),
-            torch.from_numpy(uniforms.reshape(shape)).to(self._device),
+            torch.from_numpy(uniforms).to(self._device),
+            follow_first=self._token_level,
         )
+        drawn = tokens.cpu().numpy().astype(np.int32)
         return Candidates(
-            tokens_GKT=tokens.cpu().numpy().astype(np.int32),
+            tokens_GKT=drawn[:, :group_size],
             lengths_GK=np.full(shape[:2], self._length, dtype=np.int32),
-            logps_GKT=logps.cpu().numpy().astype(np.float32),
+            logps_GKT=logps[:, :group_size].cpu().numpy().astype(np.float32),
             stop_reasons_GK=np.full(shape[:2], StopReason.FIXED, dtype=np.int8),
+            greedy_GT=drawn[:, group_size] if self._greedy else None,
         )

@@ -4,7 +4,7 @@ Shapes: G groups (one prompt each), K candidates, T tokens of a candidate.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,4 +49,28 @@ class Task(Protocol):
 
     def score(self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]) -> Scores:
         """Score candidates (padded tokens with their lengths). Scores lie in [0, 1], where 1 is solved."""
+        ...
+
+
+@runtime_checkable
+class TokenScoring(Protocol):
+    """A task that can also score single tokens as they are drawn; token-level groups need it."""
+
+    def score_alternatives(
+        self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]
+    ) -> Scores:
+        """Score K alternative tokens at each position, all of which continue the tokens of candidate 0."""
+        ...
+
+    def refuse_alternatives(self) -> None:
+        """Raise UsageError where, with these options, single tokens have no score of their own."""
+        ...
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """A task whose right answers are known; diagnostics that need an oracle ask for them."""
+
+    def answers(self, prompts: Prompts) -> NDArray[np.int32]:
+        """The right answers [G, T]."""
         ...

@@ -70,12 +70,41 @@ class TokenReversal:
 
     def score(self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]) -> Scores:
         """Rewards by token, and their mean as the candidate's score."""
-        if tokens_GKT.shape[-1] != self.length or not (lengths_GK == self.length).all():
-            raise ValueError(f"candidates have {tokens_GKT.shape[-1]} tokens; answers to this task have {self.length}")
-        right = tokens_GKT == self.answers(prompts)[:, None, :]
+        right = self._right(prompts, tokens_GKT, lengths_GK)
         if self.reward == "sequential":
             right = np.logical_and.accumulate(right, axis=-1)
         elif self.reward == "terminal":
             right = np.broadcast_to(right.all(axis=-1, keepdims=True), right.shape)
-        rewards = right.astype(np.float32)
-        return Scores(scores_GK=rewards.mean(axis=-1, dtype=np.float32), token_rewards_GKT=rewards)
+        return _scores(right)
+
+    def score_alternatives(
+        self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]
+    ) -> Scores:
+        """Rewards of alternatives to each token of candidate 0. Raises UsageError for the terminal reward."""
+        self.refuse_alternatives()
+        right = self._right(prompts, tokens_GKT, lengths_GK)
+        if self.reward == "sequential":  # an alternative counts where all that it continues is right
+            before = np.logical_and.accumulate(right[:, :1, :-1], axis=-1)
+            right[:, :, 1:] &= before
+        return _scores(right)
+
+    def refuse_alternatives(self) -> None:
+        """Raise UsageError where single tokens have no reward of their own."""
+        if self.reward == "terminal":
+            raise UsageError(
+                "task.reward = 'terminal'",
+                "a single token has no reward of its own, and token-level groups need one",
+                "choose bag_of_tokens or sequential, or whole sequences as candidates",
+            )
+
+    def _right(
+        self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]
+    ) -> NDArray[np.bool_]:
+        if tokens_GKT.shape[-1] != self.length or not (lengths_GK == self.length).all():
+            raise ValueError(f"candidates have {tokens_GKT.shape[-1]} tokens; answers to this task have {self.length}")
+        return np.asarray(tokens_GKT == self.answers(prompts)[:, None, :])
+
+
+def _scores(right_GKT: NDArray[np.bool_]) -> Scores:
+    rewards = right_GKT.astype(np.float32)
+    return Scores(scores_GK=rewards.mean(axis=-1, dtype=np.float32), token_rewards_GKT=rewards)
