@@ -4,6 +4,7 @@ import logging
 import time
 
 import torch
+from torch import Tensor
 
 from tpo_dist.config import LearnerConfig
 from tpo_dist.learner.batch import to_tensors
@@ -65,6 +66,7 @@ class Learner:
         self.draws_trained += len(record)
         return {
             **_score_metrics(record, batch.groups),
+            **_signal_metrics(batch.groups, gradients.signal),
             **{name: Mean(value) for name, value in diagnostics.items()},
             "loss_first": Mean(losses[0]),
             "loss_last": Mean(losses[-1]),
@@ -119,6 +121,21 @@ class Learner:
                 "target can hardly move it. Consider objective.group_distribution=ratio.",
                 size,
             )
+
+
+def _signal_metrics(groups: Groups, signal: Tensor) -> dict[str, Mean | Sum | Max]:
+    """Mean size of the signal on candidates that won (score above 1/2) and lost: target mass q where there is a
+    target, |A| where there are advantages (arXiv 2604.06159, figure 10)."""
+    size_GK = signal.abs()
+    if size_GK.ndim == 3:
+        counts = groups.mask_GKT.sum(dim=-1).clamp(min=1)
+        size_GK = torch.where(groups.mask_GKT, size_GK, 0.0).sum(dim=-1) / counts
+    parts = {"winners": groups.scores_GK > 0.5, "losers": groups.scores_GK <= 0.5}
+    found: dict[str, Mean | Sum | Max] = {}
+    for name, who in parts.items():
+        chosen = who & groups.present_GK
+        found[f"signal_on_{name}"] = Mean(float(size_GK[chosen].sum(dtype=torch.float64)), int(chosen.sum()))
+    return found
 
 
 def _score_metrics(record: ScoredGroups, groups: Groups) -> dict[str, Mean | Sum | Max]:

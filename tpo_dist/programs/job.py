@@ -35,6 +35,11 @@ def configure(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run
     return resolve(config)
 
 
+def parse_value(key: str, text: str) -> Any:
+    """A value as it would be written in a job file. Raises UsageError where it is not YAML."""
+    return _parse(f"{key}={text}", text)
+
+
 def key_names() -> dict[str, list[str]]:
     """The valid keys of each section, by dotted section name ("" is the top)."""
     names: dict[str, list[str]] = {}

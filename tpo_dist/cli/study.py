@@ -1,0 +1,227 @@
+"""`tpo-dist study`: the paper's experiments, with our numbers beside the paper's."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tpo_dist.studies.definition import Setting, Study
+
+_HELP = """Run a study: `tpo-dist study NAME`, and again to go on where it was interrupted.
+
+Finished runs are kept under OUT/runs and never repeated, whichever study asked for them. Results go to OUT/NAME:
+results.csv, estimates.csv, table.md, figures, study.json. `key=value` sets a key of every training run, such as
+learner.device=cuda. A budget under 0.05 is a rehearsal: a few steps in seconds, through the same code.
+
+With --json, standard output is one object: study, folder, runs, finished, budget, table, results, figures.
+Exit code: 0 done, 1 a run failed, 2 mistake in what was given, 130 interrupted.
+"""
+
+
+def study(
+    name: Annotated[str | None, typer.Argument(help="Study; --list names them.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every training run.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to this; all of the study's if not given.")] = None,
+    budget: Annotated[float, typer.Option(min=1e-6, max=1.0, help="Share of the steps of every run.")] = 1.0,
+    only: Annotated[str | None, typer.Option(help="Methods, such as tpo,grpo.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Settings with these labels, such as length=7,match=prompts.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of runs and results.")] = Path("studies"),
+    local: Annotated[bool, typer.Option("--local", help="One process, without Ray.")] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join (HOST:PORT or auto).")] = None,
+    report_only: Annotated[bool, typer.Option("--report", help="Only write the results of finished runs.")] = False,
+    show_list: Annotated[bool, typer.Option("--list", help="List the studies and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value, nothing else.")] = False,
+) -> None:
+    from tpo_dist.components import lookup
+    from tpo_dist.errors import UsageError
+    from tpo_dist.studies.catalogue import STUDIES
+
+    if show_list:
+        _list(list(STUDIES.values()), as_json)
+        return
+    if name is None:
+        raise UsageError("NAME", "no study was given", f"name one of {', '.join(STUDIES)}")
+    chosen = _narrowed(lookup("study", name, STUDIES), only, where, overrides or [], budget)
+    command = shlex.join(["tpo-dist", *sys.argv[1:]])
+    raise typer.Exit(_run(chosen, seeds or chosen.seeds, budget, out, command, local, address, report_only, as_json))
+
+
+study.__doc__ = _HELP
+
+
+def _list(studies: Sequence["Study"], as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [
+        {
+            "name": one.name,
+            "title": one.title,
+            "source": one.source,
+            "settings": len(one.settings),
+            "seeds": one.seeds,
+            "methods": list(dict.fromkeys(str(setting.labels["method"]) for setting in one.settings)),
+            "reported": [reported.name for reported in one.reported],
+        }
+        for one in studies
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("study", "what it asks", "settings x seeds", "source"):
+        table.add_column(column)
+    for one in studies:
+        table.add_row(one.name, one.title, f"{len(one.settings)} x {one.seeds}", one.source)
+    Console().print(table)
+
+
+def _narrowed(study: "Study", only: str | None, where: str | None, overrides: Sequence[str], budget: float) -> "Study":
+    """The study with the settings that were asked for. Raises UsageError where none is left."""
+    from tpo_dist.components import nearest
+    from tpo_dist.errors import UsageError
+    from tpo_dist.studies.definition import within_budget
+
+    settings = list(study.settings)
+    wanted = [("method", only.split(","))] if only else []
+    wanted += [(key, [value]) for key, value in (_pair(part, "--where") for part in (where or "").split(",") if part)]
+    for label, values in wanted:
+        known = list(dict.fromkeys(str(s.labels[label]) for s in settings if label in s.labels))
+        if not known:
+            labels = list(dict.fromkeys(name for s in settings for name in s.labels))
+            raise UsageError(f"--where {label}", f"study {study.name!r} has no such label", nearest(label, labels))
+        for value in values:
+            if value not in known:
+                flag = "--only" if label == "method" and only else f"--where {label}="
+                raise UsageError(f"{flag} {value}", f"study {study.name!r} has no such setting", nearest(value, known))
+        settings = [s for s in settings if str(s.labels.get(label)) in values]
+    if not settings:
+        raise UsageError(f"--where {where}", "no setting has all these labels", "see --list --json")
+    given = dict(_pair(override, "key=value") for override in overrides)
+    settings = [_with_keys(within_budget(setting, budget), given) for setting in settings]
+    return replace(study, settings=tuple(settings))
+
+
+def _pair(text: str, what: str) -> tuple[str, str]:
+    from tpo_dist.errors import UsageError
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(repr(text), f"is not of the form {what}", "write key=value, such as length=7")
+    return key, value
+
+
+def _with_keys(setting: "Setting", given: dict[str, str]) -> "Setting":
+    """With keys of a job set for training runs, checked as a job's are."""
+    from tpo_dist.programs.job import parse_value
+    from tpo_dist.studies.engines.training import training_config
+
+    if not given or setting.engine != "training":
+        return setting
+    options = {**setting.options, **{key: parse_value(key, value) for key, value in given.items()}}
+    training_config(options, setting.steps)
+    return replace(setting, options=options)
+
+
+def _run(
+    study: "Study",
+    seeds: int,
+    budget: float,
+    out: Path,
+    command: str,
+    local: bool,
+    address: str | None,
+    report_only: bool,
+    as_json: bool,
+) -> int:
+    from tpo_dist.config import ClusterConfig
+    from tpo_dist.runtime.follow import RunFailed
+    from tpo_dist.studies.execute import execute, missing
+    from tpo_dist.studies.report import write_report
+    from tpo_dist.studies.runs import run_files
+
+    files = run_files(out / "runs", study.settings, range(seeds))
+    batches = [] if report_only else missing(files)
+    code, reason = 0, None
+    try:
+        if batches:
+            with _Bar(study.name, sum(file.finished for file in files), len(files), quiet=as_json) as bar:
+                execute(batches, None if local else ClusterConfig(address=address), bar.show)
+    except KeyboardInterrupt:
+        code, reason = 130, "interrupted; the same command goes on from here"
+    except RunFailed as error:
+        code, reason = 1, str(error)
+    summary = write_report(study, files, out / study.name, command, budget)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        _conclude(summary)
+    if reason is not None:
+        print(f"error: {reason}", file=sys.stderr)
+    return code
+
+
+def _conclude(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console()
+    console.print(Markdown(Path(summary["table"]).read_text(encoding="utf-8")))
+    console.print(f"{summary['finished']} of {summary['runs']} runs finished; results in {summary['folder']}")
+    for figure in summary["figures"]:
+        console.print(f"figure: {figure}")
+
+
+class _Bar:
+    """Progress on standard error: a live bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, name: str, before: int, runs: int, *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        console = Console(stderr=True)
+        self._live = console.is_terminal and not quiet
+        self._quiet, self._before, self._runs, self._said = quiet, before, runs, 0.0
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[left]}"),
+        )
+        self._progress = Progress(*columns, console=console, disable=not self._live)
+        self._task = self._progress.add_task(name, total=1.0, left="")
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, progress: Any) -> None:
+        """Take note of how far it is."""
+        share = progress.done / progress.total
+        finished = f"{self._before + progress.finished} of {self._runs} runs"
+        left = "" if progress.seconds_left is None else f"{_duration(progress.seconds_left)} left"
+        if self._live:
+            now = ", ".join(progress.running[:2])
+            self._progress.update(self._task, completed=share, left=f"{finished}, {left}  {now}")
+        elif not self._quiet and progress.seconds - self._said > _SAY_SECONDS:
+            self._said = progress.seconds
+            print(f"{finished}, {share:.0%}, {left}", file=sys.stderr, flush=True)
+
+
+_SAY_SECONDS = 30.0
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,30 @@
+"""The programs that run a setting: each takes options, seeds and steps, and gives the curves of every seed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tpo_dist.studies.engines.training import train_curves
+
+Curves = dict[str, NDArray[np.float64]]
+
+
+class Engine(Protocol):
+    """A program that runs one setting for several seeds."""
+
+    def __call__(
+        self, options: Mapping[str, Any], seeds: Sequence[int], steps: int, report: Callable[[int], None]
+    ) -> Sequence[Mapping[str, NDArray[Any]]]:
+        """For each seed its curves: `step` and one array for each metric. `report` is told the steps done, all seeds
+        together."""
+        ...
+
+
+ENGINES: dict[str, Engine] = {
+    "training": train_curves,
+}
+
+SEEDS_TOGETHER: dict[str, int] = {"training": 1}
+"""Seeds that one call advances together; a transformer's own batch fills a core already."""

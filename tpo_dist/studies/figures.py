@@ -1,0 +1,143 @@
+"""Learning curves with bands of one standard error, and sweeps, as the paper draws them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tpo_dist.studies.definition import Figure, Setting, Study
+from tpo_dist.studies.runs import RunFile
+from tpo_dist.studies.tables import Estimate, mean_curve
+
+_COLOURS = {
+    "tpo": "#2c7bb6",
+    "tpo_token": "#2c7bb6",
+    "grpo": "#fd8d3c",
+    "grpo_token": "#fd8d3c",
+    "grpo_no_kl": "#d95f0e",
+    "ppo": "#74add1",
+    "dg": "#d7191c",
+    "reinforce": "#636363",
+    "pg": "#636363",
+    "group_pg": "#5e3c99",
+    "tpo_no_anchor": "#1a9850",
+    "grpo_masked": "#8c510a",
+    "gspo": "#8c510a",
+}
+_LEAST = 1e-4  # what a logarithmic axis shows of an error that is exactly 0
+_POINTS = 400  # curves are averaged over windows to about so many points
+
+
+def draw(study: Study, figure: Figure, files: Sequence[RunFile], found: Sequence[Estimate], path: Path) -> bool:
+    """Draw one figure of a study as a PNG; False where nothing is there to draw yet."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; most commands draw nothing
+    from matplotlib.figure import Figure as Canvas
+
+    have = [setting for setting in study.settings if any(f.setting is setting and f.finished for f in files)]
+    if not have:
+        return False
+    panels = list(dict.fromkeys(_key(setting, figure.panels) for setting in have))
+    curves = figure.curves if figure.kind == "curves" else ("",)
+    per_row = min(len(panels), 4)
+    rows = len(curves) * -(-len(panels) // per_row)
+    canvas = Canvas(figsize=(max(4.6, 3.2 * per_row), 2.7 * rows + 0.7), layout="constrained")
+    FigureCanvasAgg(canvas)
+    axes = canvas.subplots(rows, per_row, squeeze=False, sharex=figure.kind == "curves").reshape(-1)
+    for axis in axes[len(curves) * len(panels) :]:
+        axis.set_visible(False)
+    lines: dict[str, Any] = {}
+    for index, (curve, panel) in enumerate((curve, panel) for curve in curves for panel in panels):
+        axis = axes[index]
+        settings = [setting for setting in have if _key(setting, figure.panels) == panel]
+        if figure.kind == "curves":
+            _curves(axis, settings, figure, curve, files, lines)
+        else:
+            _sweep(axis, settings, figure, found, study, lines)
+        axis.set_title(panel, fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    canvas.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=min(len(lines), 6), frameon=False)
+    canvas.savefig(path, dpi=90)
+    return True
+
+
+def _key(setting: Setting, names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {setting.labels[name]}" for name in names if name in setting.labels)
+
+
+def _name(setting: Setting, names: Sequence[str]) -> str:
+    return " ".join(str(setting.labels[name]) for name in names if name in setting.labels)
+
+
+def _style(name: str, lines: Mapping[str, Any]) -> Any:
+    method = name.split(" ")[0]
+    alone = name == method
+    return _COLOURS.get(method) if alone and method in _COLOURS else f"C{len(lines) % 10}"
+
+
+def _curves(
+    axis: Any, settings: Sequence[Setting], figure: Figure, curve: str, files: Sequence[RunFile], lines: dict[str, Any]
+) -> None:
+    for setting in settings:
+        runs = [f.read() for f in files if f.setting is setting and f.finished]
+        runs = [run for run in runs if curve in run.columns]
+        if not runs:
+            continue
+        name = _name(setting, figure.lines)
+        mean = _thinned(mean_curve(runs, curve))
+        step, value, error = (mean[c].to_numpy() for c in ("step", curve, "standard_error"))
+        shown = np.maximum(value, _LEAST) if figure.log else value
+        colour = lines[name].get_color() if name in lines else _style(name, lines)
+        (line,) = axis.plot(step, shown, color=colour, linewidth=1.4)
+        lines.setdefault(name, line)
+        low = np.maximum(value - error, _LEAST) if figure.log else value - error
+        axis.fill_between(step, low, value + error, color=colour, alpha=0.18, linewidth=0)
+    axis.set(xlabel="step", ylabel=curve.replace("_", " "))
+    if figure.log:
+        axis.set_yscale("log")
+    if figure.x_log:
+        axis.set_xscale("log")
+
+
+def _thinned(curve: pl.DataFrame) -> pl.DataFrame:
+    """Means over equal windows, so that a long curve stays readable and its picture small."""
+    window = -(-len(curve) // _POINTS)
+    if window == 1:
+        return curve
+    return curve.group_by(pl.int_range(pl.len()) // window, maintain_order=True).mean()
+
+
+def _sweep(
+    axis: Any,
+    settings: Sequence[Setting],
+    figure: Figure,
+    found: Sequence[Estimate],
+    study: Study,
+    lines: dict[str, Any],
+) -> None:
+    reported = study.reported[0]
+    for name in dict.fromkeys(_name(setting, figure.lines) for setting in settings):
+        points = [
+            one
+            for one in found
+            if one.reported is reported
+            and any(one.setting is setting for setting in settings)
+            and _name(one.setting, figure.lines) == name
+            and figure.x in one.setting.labels
+        ]
+        if not points:
+            continue
+        x = [str(one.setting.labels[figure.x]) for one in points]
+        colour = lines[name].get_color() if name in lines else _style(name, lines)
+        bars = axis.errorbar(
+            x, [p.mean for p in points], [np.nan_to_num(p.standard_error) for p in points], color=colour, marker="o"
+        )
+        lines.setdefault(name, bars.lines[0])
+        held = [(place, one.paper) for place, one in zip(x, points, strict=True) if one.paper is not None]
+        if held:
+            axis.plot(*zip(*held, strict=True), color=colour, linestyle=":", marker="x", label="paper")
+    axis.set(xlabel=figure.x.replace("_", " "), ylabel=f"{reported.name}, {reported.unit}".strip(", "))
+    if figure.log:
+        axis.set_yscale("log")

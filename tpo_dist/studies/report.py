@@ -1,0 +1,83 @@
+"""What a study leaves behind: tidy results, the table, the figures, and a note of how they came about."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tpo_dist import __version__
+from tpo_dist.studies.definition import REHEARSAL_BELOW, Study
+from tpo_dist.studies.figures import draw
+from tpo_dist.studies.runs import RunFile
+from tpo_dist.studies.tables import estimates, estimates_frame, markdown, results
+
+
+def write_report(study: Study, files: Sequence[RunFile], folder: Path, command: str, budget: float) -> dict[str, Any]:
+    """Write everything under `folder` from the runs that are finished; a summary of what was written.
+
+    `results.csv` has a row for each run and number, `estimates.csv` one for each setting and number, `table.md` is for
+    people, `study.json` says command, commit and machine.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = estimates(study, files)
+    results(study, files).write_csv(folder / "results.csv")
+    estimates_frame(study, found).write_csv(folder / "estimates.csv")
+    rehearsal = "A rehearsal: these numbers mean nothing.\n\n" if budget < REHEARSAL_BELOW else ""
+    head = f"# {study.title}\n\n{study.source}. `{command}`\n\n"
+    note = f"\n{study.note}\n" if study.note else ""
+    _replace(folder / "table.md", head + rehearsal + markdown(study, found) + note)
+    drawn = []
+    for index, figure in enumerate(study.figures):
+        path = folder / (f"{study.name}.png" if index == 0 else f"{study.name}-{index + 1}.png")
+        if draw(study, figure, files, found, path):
+            drawn.append(str(path))
+    summary = {
+        "study": study.name,
+        "folder": str(folder),
+        "runs": len(files),
+        "finished": sum(file.finished for file in files),
+        "budget": budget,
+        "table": str(folder / "table.md"),
+        "results": str(folder / "results.csv"),
+        "figures": drawn,
+    }
+    _replace(folder / "study.json", json.dumps({**summary, "command": command, **provenance()}, indent=2) + "\n")
+    return summary
+
+
+def provenance() -> Mapping[str, Any]:
+    """Commit, versions and machine."""
+    return {
+        "tpo_dist": __version__,
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{os.cpu_count()} x {platform.machine()}, {platform.system()}",
+    }
+
+
+def _commit() -> str | None:
+    """Of the working tree that this package is run from; None for an installed one."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip()
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
