@@ -9,7 +9,7 @@ Shapes: G groups, K candidates, C = G K candidates, P prompt tokens, T sampled t
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tpo_dist.learner.muon import orthogonalise
 from tpo_dist.objective.scores import standardised_scores
@@ -42,8 +42,7 @@ def _sample(policy: Transformer, rows_CP: Tensor, length: int) -> tuple[Tensor, 
     for _ in range(length):
         x = policy.embedding(new) + policy.positions[position : position + new.shape[1]]
         for index, block in enumerate(policy.blocks):
-            assert isinstance(block, Block)
-            x, caches[index] = _block(policy, block, x, caches[index])
+            x, caches[index] = transformer_block(policy, block, x, caches[index])
         logp_CV = F.log_softmax(policy.head(policy.final_norm(x[:, -1])), dim=-1)
         drawn = torch.multinomial(logp_CV.exp(), 1)
         tokens.append(drawn)
@@ -57,15 +56,16 @@ def _logps(policy: Transformer, rows_CP: Tensor, tokens_CT: Tensor) -> Tensor:
     sequence = torch.cat([rows_CP, tokens_CT], dim=1)[:, :-1]
     x = policy.embedding(sequence) + policy.positions[: sequence.shape[1]]
     for block in policy.blocks:
-        assert isinstance(block, Block)
-        x, _ = _block(policy, block, x, None)
+        x, _ = transformer_block(policy, block, x, None)
     logp = F.log_softmax(policy.head(policy.final_norm(x)), dim=-1)[:, rows_CP.shape[1] - 1 :]
     return logp.gather(2, tokens_CT.unsqueeze(-1)).squeeze(-1)
 
 
-def _block(
-    policy: Transformer, block: Block, x: Tensor, past: tuple[Tensor, Tensor] | None
+def transformer_block(
+    policy: Transformer, block: nn.Module, x: Tensor, past: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One block over a dense batch [C, T, D], and the keys and values to go on from."""
+    assert isinstance(block, Block)
     count, new, width = x.shape
     qkv = block.qkv(block.attention_norm(x)).view(count, new, 3, policy.heads, -1).permute(2, 0, 3, 1, 4)
     q, k, v = qkv.unbind(0)

@@ -30,13 +30,20 @@ def step(
     overrides: Overrides = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions; medians are shown.")] = 9,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = os.cpu_count() or 1,
+    token_level: Annotated[
+        bool, typer.Option("--token-level", help="Gradients of token-level groups, beside separate prefixes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """One TPO step at the paper's size (H=10, V=2, 100 prompts, 8 candidates, 4 epochs), beside plain torch.
 
     JSON keys: seconds_per_step, plain_torch_seconds_per_step, speedup_over_plain_torch, parts (seconds: snapshot,
     rollout, learner, of which optimizer), repeats, threads, task, groups_per_step, group_size, epochs.
+    With --token-level: seconds_per_epoch, separate_prefixes_seconds_per_epoch, speedup, gradient_difference (relative).
     """
+    if token_level:
+        _token_level(tuple(overrides or ()), repeats, threads, as_json)
+        return
     from tpo_dist.bench.step import bench_step
 
     result = bench_step(tuple(overrides or ()), repeats, threads)
@@ -45,6 +52,19 @@ def step(
     rows["plain torch, same step"] = f"{result['plain_torch_seconds_per_step']:.3f} s"
     rows["speed-up over plain torch"] = f"{result['speedup_over_plain_torch']:.2f} x"
     _show(f"one training step (median of {repeats}, {threads} threads)", rows, result, as_json)
+
+
+def _token_level(overrides: tuple[str, ...], repeats: int, threads: int, as_json: bool) -> None:
+    from tpo_dist.bench.token_level import bench_token_level
+
+    result = bench_token_level(overrides, repeats, threads)
+    rows = {
+        "one pass over each trajectory": f"{result['seconds_per_epoch']:.4f} s",
+        "a pass for each prefix": f"{result['separate_prefixes_seconds_per_epoch']:.4f} s",
+        "speed-up": f"{result['speedup']:.2f} x",
+        "difference of the gradients": f"{result['gradient_difference']:.1e}",
+    }
+    _show(f"gradient of one epoch, token-level groups (median of {repeats}, {threads} threads)", rows, result, as_json)
 
 
 @bench.command()
