@@ -6,6 +6,7 @@ import torch
 from tests.objective.batches import make_objective, pick, random_batch
 from tpo_dist.errors import UsageError
 from tpo_dist.objective import OBJECTIVES, Groups, evaluate, make_groups, wants_reference, weigh, zero_variance
+from tpo_dist.objective.ratios import log_ratios
 
 PER_GROUP = ["tpo", "tpo_no_anchor", "group_pg", "grpo", "grpo_no_kl", "grpo_masked", "rebel"]
 """Mean over groups of something that a group has by itself."""
@@ -265,3 +266,22 @@ def test_who_wants_a_reference():
 def test_options_out_of_range_are_refused(name, options):
     with pytest.raises(UsageError, match=next(iter(options))):
         make_objective(name, **options)
+
+
+def test_token_rewards_are_returns_for_reinforce_pp():
+    """Rewards 1, 2, 4 (padding aside) leave returns 7, 6, 4, whitened; the score is not counted again."""
+    rewards = torch.tensor([[[1.0, 2.0, 4.0, float("nan")]]])
+    mask = torch.tensor([[[True, True, True, False]]])
+    groups = make_groups(
+        torch.zeros(1, 1, 4, dtype=torch.float64), torch.tensor([[7.0]]), mask, token_rewards_GKT=rewards
+    )
+    returns = torch.tensor([7.0, 6.0, 4.0], dtype=torch.float64)
+    expected = (returns - returns.mean()) / returns.std(correction=0)
+    torch.testing.assert_close(make_objective("reinforce_pp").signal(groups)[0, 0, :3], expected)
+
+
+def test_log_ratios_are_zero_on_padding_and_bounded_elsewhere():
+    live = torch.tensor([True, True, True, False, False])
+    logps = torch.tensor([-1.0, -50.0, 0.0, float("nan"), 5.0])
+    base = torch.tensor([-3.0, 0.0, -50.0, 0.0, float("inf")])
+    assert log_ratios(logps, base, live).tolist() == [2.0, -20.0, 20.0, 0.0, 0.0]
