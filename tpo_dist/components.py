@@ -15,9 +15,10 @@ T = TypeVar("T")
 def nearest(wrong: str, valid: Iterable[str]) -> str:
     """Advice that names the nearest valid name, or all of them where none is near."""
     names = list(valid)
-    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(wrong, names, n=3, cutoff=0.6)
     if close:
-        return f"did you mean {close[0]!r}?"
+        swapped = [name for name in close if sorted(name) == sorted(wrong)]  # gpro is as near to gspo as to grpo
+        return f"did you mean {(swapped or close)[0]!r}?"
     return "valid names are " + ", ".join(names) if names else "it takes no options"
 
 

@@ -17,7 +17,7 @@ def prepare(dtype=torch.float32, seed=0):
     old = policy.scorer(batch)().detach()
     scores = torch.rand(batch.tokens_GKT.shape[:2], generator=torch.Generator().manual_seed(seed)).round(decimals=1)
     scores[2], scores[4] = 0.3, 0.0
-    return policy, batch, make_groups(old, scores, batch.mask_GKT)
+    return policy, batch, make_groups(old, scores, batch.mask_GKT, greedy_scores_G=torch.full((len(old),), 0.5))
 
 
 def gradient(policy, objective, batch, groups, micro=None, *, on_policy=False):

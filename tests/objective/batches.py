@@ -26,7 +26,25 @@ def random_batch(seed: int = 0, groups: int = 5, size: int = 6, length: int = 4)
     mask = (torch.arange(length) < lengths.unsqueeze(-1)) & present.unsqueeze(-1)
     scores = draw(groups, size).round(decimals=2)
     scores[1] = 0.1
-    return logps, make_groups(old, scores, mask, present_GK=present)
+    reference = old + 0.4 * (draw(groups, size, length) - 0.5)
+    greedy = draw(groups).round(decimals=2)
+    return logps, make_groups(
+        old, scores, mask, present_GK=present, reference_logps_GKT=reference, greedy_scores_G=greedy
+    )
+
+
+def pick(groups: Groups, g: Tensor | slice, k: Tensor | slice) -> Groups:
+    """Some groups and candidates of a batch, in the order asked for."""
+    assert groups.reference_logps_GKT is not None
+    assert groups.greedy_scores_G is not None
+    return make_groups(
+        groups.old_logps_GKT[g][:, k],
+        groups.scores_GK[g][:, k],
+        groups.mask_GKT[g][:, k],
+        present_GK=groups.present_GK[g][:, k],
+        reference_logps_GKT=groups.reference_logps_GKT[g][:, k],
+        greedy_scores_G=groups.greedy_scores_G[g],
+    )
 
 
 def ragged(values_GKT: Tensor, groups: Groups) -> list[list[list[float]]]:

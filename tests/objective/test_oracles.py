@@ -3,9 +3,43 @@
 import pytest
 import torch
 
+from tests.objective import oracles, oracles_surrogate
 from tests.objective.batches import make_objective, ragged, ragged_scores, random_batch
-from tests.objective.oracles import ORACLES, batch_baseline, dg, softmax, standardise, token_rewards, tpo
+from tests.objective.oracles import batch_baseline, dg, softmax, standardise, token_rewards, tpo
+from tests.objective.oracles_surrogate import cispo_weights
 from tpo_dist.objective import OBJECTIVES, weigh
+
+ORACLES = oracles.ORACLES | oracles_surrogate.ORACLES
+
+# The methods at other options than their own: ours, then the oracle's names for them.
+VARIANTS = {
+    "dapo dual": ("dapo", {"dual_clip": 1.05}, {"dual": 1.05}),
+    "dapo sequence": ("dapo", {"aggregation": "sequence_mean"}, {"how": "sequence_mean"}),
+    "dapo kl": ("dapo", {"beta": 0.5}, {"beta": 0.5}),
+    "dapo k2": ("dapo", {"beta": 0.5, "kl": "k2"}, {"beta": 0.5, "kl": "k2"}),
+    "dr_grpo length": ("dr_grpo", {"length": 7, "clip_low": 0.1}, {"length": 7, "low": 0.1}),
+    "rloo with kl in the reward": ("rloo", {"reward_beta": 0.7}, {"reward_beta": 0.7}),
+    "rloo with a ratio": ("rloo", {"clip_low": 0.2, "clip_high": 0.2}, {"low": 0.2, "high": 0.2}),
+    "remax with kl in the reward": ("remax", {"reward_beta": 0.7}, {"reward_beta": 0.7}),
+    "reinforce_pp kl": ("reinforce_pp", {"reward_beta": 2.0}, {"reward_beta": 2.0}),
+    "reinforce_pp_baseline kl": ("reinforce_pp_baseline", {"beta": 0.5, "kl": "k3"}, {"beta": 0.5, "kl": "k3"}),
+    "gspo wide": ("gspo", {"clip_low": 0.1, "clip_high": 0.2}, {"low": 0.1, "high": 0.2}),
+    "cispo": ("cispo", {"clip_low": 0.1, "clip_high": 0.05}, {"low": 0.1, "high": 0.05}),
+    "rebel": ("rebel", {"eta": 3.0}, {"eta": 3.0}),
+    "pmpo": ("pmpo", {"alpha": 0.8, "beta": 2.0}, {"alpha": 0.8, "beta": 2.0}),
+    "awr": ("awr", {"beta": 0.3, "cap": 5.0}, {"beta": 0.3, "cap": 5.0}),
+    "mdpo": ("mdpo", {"step_size": 0.1}, {"step_size": 0.1}),
+    "vmpo": ("vmpo", {"epsilon": 0.5, "alpha": 50.0}, {"epsilon": 0.5, "alpha": 50.0}),
+}
+CASES = {name: (name, {}, {}) for name in OBJECTIVES} | VARIANTS
+
+
+def by_oracle(name, logps, groups, **options):
+    """The value that the equations give."""
+    lists = [ragged(logps, groups), ragged(groups.old_logps_GKT, groups), ragged_scores(groups)]
+    if name in oracles_surrogate.ORACLES:
+        lists += [ragged(groups.reference, groups), groups.greedy_scores_G.tolist()]
+    return ORACLES[name](*lists, **options)
 
 
 def test_every_objective_has_an_oracle():
@@ -13,13 +47,13 @@ def test_every_objective_has_an_oracle():
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_value(name, seed):
+@pytest.mark.parametrize("case", CASES)
+def test_value(case, seed):
+    name, options, theirs = CASES[case]
     logps, groups = random_batch(seed)
-    objective = make_objective(name)
+    objective = make_objective(name, **options)
     got = objective.loss(logps, groups, objective.signal(groups)).item()
-    want = ORACLES[name](ragged(logps, groups), ragged(groups.old_logps_GKT, groups), ragged_scores(groups))
-    assert got == pytest.approx(want, rel=1e-9, abs=1e-12)
+    assert got == pytest.approx(by_oracle(name, logps, groups, **theirs), rel=1e-7, abs=1e-12)
 
 
 @pytest.mark.parametrize("distribution", ["sequence", "length_mean", "ratio"])
@@ -38,22 +72,41 @@ def test_tpo_value_for_each_group_distribution(distribution, eta):
     assert got == pytest.approx(want, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "dg"])
-def test_gradient_by_finite_differences(name):
-    """The signal is frozen, so the gradient is the oracle's slope with old log-probs and scores held."""
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][0] not in ("dg", "cispo")])
+def test_gradient_by_finite_differences(case):
+    """The signal is frozen, so the gradient is the oracle's slope with old log-probs and scores held.
+
+    GSPO too: its stop-gradient gives each token the slope of the sequence form.
+    """
+    name, options, theirs = CASES[case]
     logps, groups = random_batch(3, groups=3, size=4, length=3)
-    objective = make_objective(name)
+    objective = make_objective(name, **options)
     gradient = weigh(objective, logps, groups, objective.signal(groups)).weights_GKT
-    old, scores, step = ragged(groups.old_logps_GKT, groups), ragged_scores(groups), 1e-6
+    step = 1e-6
     for index in groups.mask_GKT.nonzero().tolist():
         values = []
         for sign in (1, -1):
             moved = logps.clone()
             moved[tuple(index)] += sign * step
-            values.append(ORACLES[name](ragged(moved, groups), old, scores))
+            values.append(by_oracle(name, moved, groups, **theirs))
         slope = (values[0] - values[1]) / (2 * step)
         assert gradient[tuple(index)].item() == pytest.approx(slope, rel=1e-5, abs=1e-8)
+    assert gradient.any()
     assert not gradient[~groups.mask_GKT].any()
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_low": 0.1, "clip_high": 0.05}])
+def test_cispo_gradient_stops_at_the_weight(options):
+    """Also where the ratio is clipped: a bounded pull instead of none."""
+    logps, groups = random_batch(3, groups=3, size=4, length=3)
+    objective = make_objective("cispo", **options)
+    gradient = weigh(objective, logps, groups, objective.signal(groups)).weights_GKT
+    theirs = {name.removeprefix("clip_"): value for name, value in options.items()}
+    old = ragged(groups.old_logps_GKT, groups)
+    weights = cispo_weights(ragged(logps, groups), old, ragged_scores(groups), **theirs)
+    tokens = int(groups.live.sum())
+    for g, k, t in groups.mask_GKT.nonzero().tolist():
+        assert gradient[g, k, t].item() == pytest.approx(-weights[g][k][t] / tokens, rel=1e-9, abs=1e-15)
 
 
 def test_dg_gradient_stops_at_the_gate():

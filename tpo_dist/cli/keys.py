@@ -1,6 +1,8 @@
 """Every key of a job file with its default and its meaning, for `tpo-dist train --keys`."""
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,7 +28,8 @@ def describe_keys() -> list[dict[str, Any]]:
             if isinstance(value, ComponentConfig):
                 meaning = "one of " + ", ".join(kinds[name])
                 entries.append({"key": f"{name}.name", "default": value.name, "meaning": meaning})
-                entries.extend(_options(name, kinds[name]))
+                presets = {key: method.options for key, method in OBJECTIVES.items()} if name == "objective" else {}
+                entries.extend(_options(name, kinds[name], presets))
             elif isinstance(value, BaseModel):
                 visit(value, f"{prefix}{name}.")
             else:
@@ -36,14 +39,26 @@ def describe_keys() -> list[dict[str, Any]]:
     return entries
 
 
-def _options(section: str, kinds: dict[str, type[Any]]) -> list[dict[str, Any]]:
-    owners: dict[str, list[str]] = {}
-    defaults: dict[str, Any] = {}
+def _options(
+    section: str, kinds: dict[str, type[Any]], presets: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    owners: dict[str, dict[str, Any]] = {}
     for name, kind in kinds.items():
         for option in dataclasses.fields(kind):
-            owners.setdefault(option.name, []).append(name)
-            defaults.setdefault(option.name, option.default)
+            owners.setdefault(option.name, {})[name] = presets.get(name, {}).get(option.name, option.default)
     return [
-        {"key": f"{section}.{option}", "default": defaults[option], "meaning": "option of " + ", ".join(names)}
-        for option, names in owners.items()
+        {"key": f"{section}.{option}", "default": _shared(defaults), "meaning": "option of " + _named(defaults)}
+        for option, defaults in owners.items()
     ]
+
+
+def _shared(defaults: dict[str, Any]) -> Any:
+    """The default where all owners agree, otherwise None: the meaning then says which owner has which."""
+    first, *others = defaults.values()
+    return first if all(other == first for other in others) else None
+
+
+def _named(defaults: dict[str, Any]) -> str:
+    if len(set(map(repr, defaults.values()))) == 1:
+        return ", ".join(defaults)
+    return ", ".join(f"{name} ({json.dumps(default)})" for name, default in defaults.items())

@@ -6,6 +6,7 @@ import typer
 
 from tpo_dist import __version__
 from tpo_dist.cli.bench import bench
+from tpo_dist.cli.objectives import objectives
 from tpo_dist.cli.study import study
 from tpo_dist.cli.train import train
 from tpo_dist.errors import UsageError
@@ -20,6 +21,7 @@ app = typer.Typer(
     help="Target Policy Optimization and its baselines, distributed on Ray.",
 )
 app.command()(train)
+app.command()(objectives)
 app.command()(study)
 app.add_typer(bench, name="bench")
 

@@ -1,6 +1,7 @@
 """The mathematics: plain tensors and floats in, tensors out. Knows nothing of configs, records or Ray."""
 
-from tpo_dist.objective.contract import Evaluation, Objective, evaluate, weigh
+from tpo_dist.objective.contract import Evaluation, Objective, evaluate, wants_reference, weigh
+from tpo_dist.objective.corrections import CORRECTIONS, Correction, effective_sample_size
 from tpo_dist.objective.diagnostics import target_diagnostics
 from tpo_dist.objective.distribution import GroupDistribution, group_logits
 from tpo_dist.objective.groups import Groups, make_groups
@@ -9,12 +10,15 @@ from tpo_dist.objective.scores import standardised_scores, zero_variance
 from tpo_dist.objective.target import target_cross_entropy, tpo_target, tpo_target_no_anchor
 
 __all__ = [
+    "CORRECTIONS",
     "OBJECTIVES",
+    "Correction",
     "Evaluation",
     "GroupDistribution",
     "Groups",
     "Method",
     "Objective",
+    "effective_sample_size",
     "evaluate",
     "group_logits",
     "make_groups",
@@ -23,6 +27,7 @@ __all__ = [
     "target_diagnostics",
     "tpo_target",
     "tpo_target_no_anchor",
+    "wants_reference",
     "weigh",
     "zero_variance",
 ]

@@ -23,6 +23,8 @@ class DG:
 
     epochs: ClassVar[int] = 1
     min_group_size: ClassVar[int] = 1
+    needs_greedy: ClassVar[bool] = False
+    uses_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.eta > 0:

@@ -15,6 +15,8 @@ class GroupPG:
 
     epochs: ClassVar[int] = 4
     min_group_size: ClassVar[int] = 2
+    needs_greedy: ClassVar[bool] = False
+    uses_reference: ClassVar[bool] = False
 
     def signal(self, groups: Groups) -> Tensor:
         """Standardised scores u [G, K]."""

@@ -26,8 +26,10 @@ class Groups:
     """True where a candidate exists; a group may have fewer than K."""
     token_rewards_GKT: Tensor | None = None
     """Rewards per token, where the task gives them; single-sample methods use them."""
+    reference_logps_GKT: Tensor | None = None
+    """Per-token log-probs (nats) under a fixed reference policy; None where there is none: see `reference`."""
     greedy_scores_G: Tensor | None = None
-    """Score of the greedy completion of each prompt, for methods that compare with it."""
+    """Score of the greedy completion of each prompt; only ReMax asks for it."""
 
     def __post_init__(self) -> None:
         _expect(self.old_logps_GKT.ndim == 3, "old_logps_GKT", self.old_logps_GKT, "three axes [G, K, T]")
@@ -43,6 +45,21 @@ class Groups:
         if self.token_rewards_GKT is not None:
             rewards = self.token_rewards_GKT
             _expect(rewards.shape == (g, k, t), "token_rewards_GKT", rewards, f"shape [{g}, {k}, {t}] of old_logps_GKT")
+        if self.reference_logps_GKT is not None:
+            expect_like("reference_logps_GKT", self.reference_logps_GKT, self)
+        if self.greedy_scores_G is not None:
+            greedy = self.greedy_scores_G
+            _expect(greedy.shape == (g,), "greedy_scores_G", greedy, f"shape [{g}]: one score for each group")
+
+    @property
+    def live(self) -> Tensor:
+        """True for the sampled tokens of candidates that exist [G, K, T]."""
+        return self.mask_GKT & self.present_GK.unsqueeze(-1)
+
+    @property
+    def reference(self) -> Tensor:
+        """Log-probs [G, K, T] that a KL penalty holds on to: the reference's, or the snapshot's where none is given."""
+        return self.old_logps_GKT if self.reference_logps_GKT is None else self.reference_logps_GKT
 
 
 def make_groups(
@@ -52,6 +69,8 @@ def make_groups(
     *,
     present_GK: Tensor | None = None,
     token_rewards_GKT: Tensor | None = None,
+    reference_logps_GKT: Tensor | None = None,
+    greedy_scores_G: Tensor | None = None,
 ) -> Groups:
     """`Groups` with every token and every candidate present unless a mask says otherwise."""
     if mask_GKT is None:
@@ -64,6 +83,8 @@ def make_groups(
         mask_GKT=mask_GKT,
         present_GK=present_GK,
         token_rewards_GKT=token_rewards_GKT,
+        reference_logps_GKT=reference_logps_GKT,
+        greedy_scores_G=greedy_scores_G,
     )
 
 

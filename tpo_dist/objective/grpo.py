@@ -8,12 +8,8 @@ from torch import Tensor
 
 from tpo_dist.errors import UsageError
 from tpo_dist.objective.groups import Groups, group_sum_mean, token_sum
+from tpo_dist.objective.ratios import k3
 from tpo_dist.objective.scores import group_advantages, zero_variance
-
-
-def k3(log_ratio: Tensor) -> Tensor:
-    """exp(-d) + d - 1 with d = l - l_old: the non-negative estimator of KL(pi | pi_old) under pi (nats)."""
-    return torch.exp(-log_ratio) + log_ratio - 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +29,8 @@ class GRPO:
 
     epochs: ClassVar[int] = 4
     min_group_size: ClassVar[int] = 2
+    needs_greedy: ClassVar[bool] = False
+    uses_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.clip < 1:

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from tpo_dist.errors import UsageError
 from tpo_dist.objective.groups import Groups, candidate_mean, token_sum
+from tpo_dist.objective.ratios import log_ratios
 from tpo_dist.objective.reinforce import single_sample_advantages
 
 
 def ppo_loss(logps_GKT: Tensor, groups: Groups, advantages_GKT: Tensor, clip: float) -> Tensor:
     """-mean_candidates sum_t min(rho_t A_t, clip(rho_t, 1 - clip, 1 + clip) A_t) (PPO, Eq. 7): a scalar."""
-    # Padding may hold anything; a NaN there would spoil the gradient of the exponential.
-    ratio_GKT = torch.where(groups.mask_GKT, logps_GKT - groups.old_logps_GKT, 0.0).exp()
+    ratio_GKT = log_ratios(logps_GKT, groups.old_logps_GKT, groups.mask_GKT).exp()
     clipped_GKT = ratio_GKT.clamp(1.0 - clip, 1.0 + clip)
     value_GKT = torch.minimum(ratio_GKT * advantages_GKT, clipped_GKT * advantages_GKT)
     return -candidate_mean(token_sum(value_GKT, groups.mask_GKT), groups.present_GK)
@@ -29,6 +29,8 @@ class PPO:
 
     epochs: ClassVar[int] = 4
     min_group_size: ClassVar[int] = 1
+    needs_greedy: ClassVar[bool] = False
+    uses_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.clip < 1:

@@ -31,6 +31,8 @@ class Reinforce:
 
     epochs: ClassVar[int] = 1
     min_group_size: ClassVar[int] = 1
+    needs_greedy: ClassVar[bool] = False
+    uses_reference: ClassVar[bool] = False
 
     def signal(self, groups: Groups) -> Tensor:
         """Advantages A [G, K, T]."""

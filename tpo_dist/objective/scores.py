@@ -11,7 +11,7 @@ ZERO_STD = 1e-6
 """A group whose scores deviate by no more than this carries no preference (the author's threshold)."""
 
 
-def _moments(scores_GK: Tensor, present_GK: Tensor) -> tuple[Tensor, Tensor]:
+def moments(scores_GK: Tensor, present_GK: Tensor) -> tuple[Tensor, Tensor]:
     """Centred scores [G, K] (0 where absent) and population standard deviation [G, 1], in float64.
 
     Candidates that all have the very same score have deviation 0 exactly, whatever the rounding of their mean.
@@ -26,13 +26,16 @@ def _moments(scores_GK: Tensor, present_GK: Tensor) -> tuple[Tensor, Tensor]:
     return centred, std
 
 
-def standardised_scores(scores_GK: Tensor, present_GK: Tensor, dtype: torch.dtype) -> Tensor:
+def standardised_scores(scores_GK: Tensor, present_GK: Tensor, dtype: torch.dtype, *, floor: float = 0.0) -> Tensor:
     """u = (s - mean) / std within each group [G, K], with the population std; u = 0 where std <= 1e-6.
 
-    Target Policy Optimization (arXiv 2604.06159), section 2 and appendix A.
+    Target Policy Optimization (arXiv 2604.06159), section 2 and appendix A. A `floor` f above 0 divides by
+    sqrt(std^2 + f^2) instead (ours): scores that differ by much less than f hardly count.
     """
-    centred, std = _moments(scores_GK, present_GK)
+    centred, std = moments(scores_GK, present_GK)
     flat = std <= ZERO_STD
+    if floor > 0:
+        std = torch.hypot(std, torch.full_like(std, floor))
     return torch.where(flat, 0.0, centred / torch.where(flat, 1.0, std)).to(dtype)
 
 
@@ -41,13 +44,13 @@ def group_advantages(scores_GK: Tensor, present_GK: Tensor, dtype: torch.dtype, 
 
     DeepSeekMath (arXiv 2402.03300), section 4.1.2 (outcome supervision); epsilon as in the TPO paper's baseline.
     """
-    centred, std = _moments(scores_GK, present_GK)
+    centred, std = moments(scores_GK, present_GK)
     return (centred / (std + epsilon)).to(dtype)
 
 
 def zero_variance(scores_GK: Tensor, present_GK: Tensor) -> Tensor:
     """True for the groups [G] whose scores deviate by no more than 1e-6: they carry no preference."""
-    return (_moments(scores_GK, present_GK)[1] <= ZERO_STD).squeeze(-1)
+    return (moments(scores_GK, present_GK)[1] <= ZERO_STD).squeeze(-1)
 
 
 def batch_advantages(rewards_GKT: Tensor, mask_GKT: Tensor, dtype: torch.dtype) -> Tensor:

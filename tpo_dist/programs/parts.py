@@ -41,7 +41,7 @@ def make_worker(config: RunConfig) -> RolloutWorker:
         config.seed,
         config.rollout.device,
         token_level=token_level,
-        greedy=getattr(make_objective(config), "needs_greedy", False),
+        greedy=make_objective(config).needs_greedy,
     )
     return RolloutWorker(task, sampler, config.rollout.group_size, config.seed, token_level=token_level)
 
@@ -101,7 +101,7 @@ def _refuse_token_level(config: RunConfig, task: Task, objective: Objective) -> 
             "choose sequence, or a task with rewards for tokens, such as token_reversal",
         )
     task.refuse_alternatives()
-    if getattr(objective, "needs_greedy", False):
+    if objective.needs_greedy:
         raise UsageError(
             "rollout.candidates = 'token'",
             f"objective {config.objective.name!r} compares whole completions with the greedy one",
