@@ -68,6 +68,16 @@ def test_a_sure_and_right_policy_has_no_field(method):
     assert (fields == 0).all()
 
 
+@pytest.mark.parametrize("method", ["tpo", "group_pg"])
+def test_scores_that_hardly_deviate_carry_no_preference(method):
+    """The deviation of (A, 0, 0, 0) is |A| sqrt(3) / 4."""
+    logps, drawn = torch.log_softmax(random_logits(2, 4), -1), torch.tensor([1, 1])
+    edge = 1e-6 * 4 / math.sqrt(3)
+    fields = bandit.advantage_fields(method, logps, drawn, torch.tensor([0.99 * edge, 1.01 * edge]).double())
+    assert (fields[0] == 0).all()
+    assert fields[1].abs().max() > 0.01
+
+
 def test_equal_rewards_give_grpo_no_field():
     logits, drawn, _ = feedback()
     fields = bandit.sample_fields("grpo", torch.log_softmax(logits, -1), drawn, torch.ones(len(drawn)).double())

@@ -141,12 +141,12 @@ def check_measurements(curves, network, digits):
 def test_a_value_on_an_edge_belongs_to_the_upper_bin():
     from tpo_dist.studies.engines.digits import DigitsBandit, _measure
 
-    probs = torch.full((1, 10), 1e-12, dtype=torch.float64)
-    probs[0, :3] = torch.tensor([0.2, 0.4, 0.4])
-    assert wrong_arm_concentration(probs, torch.tensor([0])).item() == pytest.approx(0.5)
-    measured = _measure(probs.log().float(), torch.tensor([0]), DigitsBandit())
-    assert measured["mechanism_count_bin1"] + measured["mechanism_count_bin2"] == 1
-    assert measured["mechanism_count_bin0"] == measured["mechanism_count_bin3"] == 0
+    logits = torch.full((1, 10), -torch.inf)
+    logits[0, :3] = torch.tensor([0.0, 1.0, 1.0])  # two wrong classes share all that is wrong: c = 0.5 exactly
+    assert wrong_arm_concentration(torch.softmax(logits, -1), torch.tensor([0])).item() == 0.5
+    measured = _measure(logits, torch.tensor([0]), DigitsBandit())
+    assert [measured[f"mechanism_count_bin{k}"] for k in range(4)] == [0, 0, 1, 0]
+    assert np.isfinite(measured["mechanism_surplus_bin2"])
     assert np.isnan(measured["mechanism_gain_bin0"])
 
 

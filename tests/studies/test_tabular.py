@@ -131,3 +131,9 @@ def test_arms_are_drawn_by_their_probabilities():
     assert ((counts[0, [0, 2, 3]].numpy() - expected) ** 2 / expected).sum() < 13.8  # 2 degrees, p = 0.001
     edges = torch.tensor([[0.0, 0.1, 1 - 2**-53]], dtype=torch.float64)
     assert draw_arms(torch.tensor(probs).unsqueeze(1).expand(1, 3, 4), edges).tolist() == [[0, 2, 3]]
+
+
+def test_a_uniform_on_an_edge_draws_the_arm_above_it():
+    probs, uniforms = torch.tensor([[0.25, 0.0, 0.75]], dtype=torch.float64), torch.tensor([[0.25]]).double()
+    assert count_arms(probs, uniforms).tolist() == [[0, 0, 1]]
+    assert draw_arms(probs, uniforms[0]).tolist() == [2]
