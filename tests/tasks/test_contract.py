@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 
 from tpo_dist.records import pad
-from tpo_dist.tasks import TASKS, TokenReversal
+from tpo_dist.tasks import TASKS, ContextTask, DigitBandit, TabularBandit, TokenReversal
 
 CASES = {
     f"token_reversal-{variant}-{reward}-{vocab}": TokenReversal(variant=variant, reward=reward, length=4, vocab=vocab)
     for variant in ("copy", "flip", "reverse_copy", "reverse_flip")
     for reward in ("bag_of_tokens", "sequential", "terminal")
     for vocab in (2, 3)
+} | {
+    "tabular_bandit": TabularBandit(contexts=30, arms=4),
+    "digit_bandit": DigitBandit(),
 }
 
 
@@ -40,7 +43,7 @@ def test_prompts_are_a_pure_function_of_seed_and_draw(task):
 def test_prompts_fit_what_the_task_says(task):
     prompts = task.prompts(0, np.arange(50))
     assert prompts.tokens.min() >= 0
-    assert prompts.tokens.max() < task.vocab_size
+    assert prompts.tokens.max() < (task.context_count() if isinstance(task, ContextTask) else task.vocab_size)
     assert prompts.lengths.max() <= task.prompt_length
     assert prompts.ids.tolist() == list(range(50))
 

@@ -1,8 +1,13 @@
 """Torch modules that sample candidates and score their tokens. Adding one is one file and one line here."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tpo_dist.policies.contract import CandidateBatch, MatrixView, Policy
+from tpo_dist.policies.mlp import MLPOptions
+from tpo_dist.policies.tabular import TabularOptions
 from tpo_dist.policies.transformer import TransformerOptions
 
 
@@ -14,8 +19,21 @@ class PolicyOptions(Protocol):
         ...
 
 
-POLICIES: dict[str, type[PolicyOptions]] = {
+@runtime_checkable
+class ContextPolicyOptions(Protocol):
+    """The options of a policy over numbered contexts (`tasks/contexts.py`)."""
+
+    def build_for_contexts(
+        self, arms: int, context_count: int, features: NDArray[np.float32] | None, seed: int
+    ) -> Policy:
+        """The same; the features [contexts, D] are no weights and are not learned."""
+        ...
+
+
+POLICIES: dict[str, type[PolicyOptions] | type[ContextPolicyOptions]] = {
     "transformer": TransformerOptions,
+    "tabular": TabularOptions,
+    "mlp": MLPOptions,
 }
 
-__all__ = ["POLICIES", "CandidateBatch", "MatrixView", "Policy", "PolicyOptions"]
+__all__ = ["POLICIES", "CandidateBatch", "ContextPolicyOptions", "MatrixView", "Policy", "PolicyOptions"]

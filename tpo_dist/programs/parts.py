@@ -7,11 +7,11 @@ from tpo_dist.config import ComponentConfig, RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.learner.learner import Learner
 from tpo_dist.objective import OBJECTIVES, Objective
-from tpo_dist.policies import POLICIES, Policy, PolicyOptions
+from tpo_dist.policies import POLICIES, ContextPolicyOptions, Policy, PolicyOptions
 from tpo_dist.rollout.torch_sampler import TorchSampler
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream
-from tpo_dist.tasks import TASKS, Task, TokenScoring
+from tpo_dist.tasks import TASKS, ContextTask, Task, TokenScoring
 
 
 def make_task(config: RunConfig) -> Task:
@@ -27,8 +27,12 @@ def make_objective(config: RunConfig) -> Objective:
 
 def make_policy(config: RunConfig) -> Policy:
     """The policy with the weights that the run starts from. Raises UsageError for options that it refuses."""
-    task = make_task(config)
-    return _policy_options(config).build(task.vocab_size, task.prompt_length + task.completion_length, config.seed)
+    task, options = make_task(config), _policy_options(config)
+    if isinstance(task, ContextTask) and isinstance(options, ContextPolicyOptions):
+        return options.build_for_contexts(task.vocab_size, task.context_count(), task.features(), config.seed)
+    _refuse_mismatch(config, task, options)
+    assert not isinstance(options, ContextPolicyOptions)
+    return options.build(task.vocab_size, task.prompt_length + task.completion_length, config.seed)
 
 
 def make_worker(config: RunConfig) -> RolloutWorker:
@@ -87,9 +91,12 @@ def resolve(config: RunConfig) -> RunConfig:
             "learner": config.learner.model_copy(update={"epochs": config.learner.epochs or objective.epochs}),
         }
     )
+    _refuse_mismatch(resolved, task, policy)
     if candidates == "token":
         _refuse_token_level(resolved, task, objective)
     _refuse_contradictions(resolved, objective)
+    if isinstance(task, ContextTask):
+        make_policy(resolved)  # contexts without features, or data that is missing, show now
     return resolved
 
 
@@ -107,6 +114,17 @@ def _refuse_token_level(config: RunConfig, task: Task, objective: Objective) -> 
             f"objective {config.objective.name!r} compares whole completions with the greedy one",
             "choose sequence",
         )
+
+
+def _refuse_mismatch(config: RunConfig, task: Task, policy: PolicyOptions | ContextPolicyOptions) -> None:
+    """Numbered contexts take a policy made for them, and token sequences take one that reads sequences."""
+    where, named = f"policy.name = {config.policy.name!r}", f"task {config.task.name!r}"
+    if isinstance(policy, ContextPolicyOptions) and not isinstance(task, ContextTask):
+        names = ", ".join(name for name, kind in POLICIES.items() if not issubclass(kind, ContextPolicyOptions))
+        raise UsageError(where, f"it reads the number of a context, and {named} asks with sequences", f"give {names}")
+    if isinstance(task, ContextTask) and not isinstance(policy, ContextPolicyOptions):
+        names = " or ".join(name for name, kind in POLICIES.items() if issubclass(kind, ContextPolicyOptions))
+        raise UsageError(where, f"it reads sequences, and {named} asks with the number of a context", f"give {names}")
 
 
 def _refuse_contradictions(config: RunConfig, objective: Objective) -> None:
@@ -150,7 +168,7 @@ def _refuse_contradictions(config: RunConfig, objective: Objective) -> None:
             )
 
 
-def _policy_options(config: RunConfig) -> PolicyOptions:
+def _policy_options(config: RunConfig) -> PolicyOptions | ContextPolicyOptions:
     return build("policy", lookup("policy", config.policy.name, POLICIES), config.policy.options)
 
 

@@ -32,11 +32,14 @@ class Reported:
 
     name: str
     curve: str = "error"
-    kind: Literal["final", "steps_to", "highest_after", "reached"] = "final"
-    """final: mean of the last steps. steps_to: first step under the threshold, never if it stays above.
-    reached: 1 where the final value is under the threshold, else 0. highest_after: the largest value after the curve
-    first fell under the threshold."""
+    kind: Literal["final", "steps_to", "highest_after", "reached", "at"] = "final"
+    """final: mean of the last measurements. at: the measurement at `step`. steps_to: first step under the threshold,
+    never if it stays above. reached: 1 where the final value is under the threshold, else 0. highest_after: the largest
+    value after the curve first fell under the threshold."""
     threshold: float = 0.01
+    last: int = LAST_STEPS
+    """Measurements that a final value is the mean of."""
+    step: int = 0
     scale: float = 1.0
     """Multiplies the number; 100 makes a fraction a percentage."""
     unit: str = ""

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tpo_dist.studies.definition import LAST_STEPS, Reported, Setting, Study
+from tpo_dist.studies.definition import Reported, Setting, Study
 from tpo_dist.studies.runs import RunFile
 
 
@@ -64,7 +64,10 @@ def measure(curves: pl.DataFrame, reported: Reported) -> float:
 
 def _reduce(steps: NDArray[Any], values: NDArray[Any], reported: Reported) -> float:
     below = np.flatnonzero(values < reported.threshold)
-    final = float(values[-LAST_STEPS:].mean())
+    final = float(np.nanmean(values[-reported.last :])) if not np.isnan(values[-reported.last :]).all() else math.nan
+    if reported.kind == "at":
+        there = values[steps == reported.step]
+        return float(there[0]) if len(there) else math.nan
     if reported.kind == "final":
         return final
     if reported.kind == "reached":
@@ -104,6 +107,7 @@ def estimates(study: Study, files: Sequence[RunFile]) -> list[Estimate]:
             numbers = np.array([measure(run, reported) for run in runs])
             if np.isnan(numbers).all():
                 continue
+            numbers = numbers[~np.isnan(numbers)]
             finite = numbers[np.isfinite(numbers)]
             mean = float(finite.mean()) if len(finite) else math.inf
             if reported.kind == "steps_to":

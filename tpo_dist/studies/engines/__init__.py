@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tpo_dist.studies.engines.digits import simulate_digits
+from tpo_dist.studies.engines.tabular import simulate_many_contexts, simulate_one_context
 from tpo_dist.studies.engines.training import train_curves
 
 Curves = dict[str, NDArray[np.float64]]
@@ -15,16 +17,20 @@ class Engine(Protocol):
     """A program that runs one setting for several seeds."""
 
     def __call__(
-        self, options: Mapping[str, Any], seeds: Sequence[int], steps: int, report: Callable[[int], None]
+        self, options: Mapping[str, Any], seeds: Sequence[int], steps: int, report: Callable[[int], None], /
     ) -> Sequence[Mapping[str, NDArray[Any]]]:
-        """For each seed its curves: `step` and one array for each metric. `report` is told the steps done, all seeds
-        together."""
+        """For each seed its curves: `step` and one array for each metric. `report` is told the steps done,
+        those of all seeds together."""
         ...
 
 
 ENGINES: dict[str, Engine] = {
     "training": train_curves,
+    "one_context": simulate_one_context,
+    "many_contexts": simulate_many_contexts,
+    "digits": simulate_digits,
 }
 
-SEEDS_TOGETHER: dict[str, int] = {"training": 1}
-"""Seeds that one call advances together; a transformer's own batch fills a core already."""
+SEEDS_TOGETHER: dict[str, int] = {"training": 1, "one_context": 100, "many_contexts": 20, "digits": 20}
+"""Seeds that one call advances together, where that is faster: a transformer's own batch fills a core already. What a
+seed gives does not depend on the seeds beside it, bit for bit."""

@@ -1,0 +1,60 @@
+"""Classifying digits by trial and error (arXiv 2604.06159, section 3.3)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tpo_dist.records import Prompts
+from tpo_dist.tasks.contexts import draw_contexts, score_arms
+from tpo_dist.tasks.contract import Scores
+from tpo_dist.tasks.digit_data import CLASSES, Digits, DigitSource, check_source, load_digits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DigitBandit:
+    """The prompt is the number of a training image, the answer its class."""
+
+    source: DigitSource = "sklearn"
+    """sklearn: 8x8 images that need no download. mnist: from the Hugging Face hub. folder: IDX or parquet files."""
+    path: str = ""
+    """The folder, for source folder."""
+
+    def __post_init__(self) -> None:
+        check_source(self.source, self.path)
+
+    @property
+    def vocab_size(self) -> int:
+        """Ten classes."""
+        return CLASSES
+
+    @property
+    def prompt_length(self) -> int:
+        """1."""
+        return 1
+
+    @property
+    def completion_length(self) -> int:
+        """1."""
+        return 1
+
+    @property
+    def digits(self) -> Digits:
+        """The images. Raises UsageError for data that is missing or damaged."""
+        return load_digits(self.source, self.path)
+
+    def context_count(self) -> int:
+        """Training images."""
+        return len(self.digits.train_labels_N)
+
+    def features(self) -> NDArray[np.float32]:
+        """The training images [N, D]."""
+        return self.digits.train_images_ND
+
+    def prompts(self, seed: int, ids: NDArray[np.int64]) -> Prompts:
+        """One uniform training image for each draw."""
+        return draw_contexts(seed, ids, self.context_count())
+
+    def score(self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]) -> Scores:
+        """1 for the right class, else 0."""
+        return score_arms(self.digits.train_labels_N, prompts, tokens_GKT, lengths_GK)
