@@ -34,6 +34,13 @@ class OptimizerConfig(_Section):
     name: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for matrices, Adam for the rest; adamw")
     lr: float = Field(1e-3, gt=0, description="learning rate before the schedule")
     momentum: float = Field(0.95, ge=0, lt=1, description="muon: momentum of the matrices")
+    damping: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="muon: steps shrink with the gradient, against its root mean square over "
+        "about 1 / (1 - damping) steps, such as 0.999; null: full steps, as in the paper",
+    )
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam: decay of the first moment")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam: decay of the second moment")
     eps: float = Field(1e-8, gt=0, description="Adam: added to the root of the second moment")
@@ -48,6 +55,27 @@ class ScheduleConfig(_Section):
     final_fraction: float = Field(0.0, ge=0, le=1, description="learning rate at the last step, over `lr`")
 
 
+class CorrectionConfig(_Section):
+    """Weights for tokens that another policy sampled than the learner's at the start of the batch."""
+
+    name: Literal["none", "tis", "icepop", "vtrace"] = Field("none", description="which one; none trusts the sampler")
+    cap: float = Field(2.0, gt=0, description="tis: largest weight of a token")
+    low: float = Field(0.5, ge=0, le=1, description="icepop: smallest ratio that counts")
+    high: float = Field(5.0, ge=1, description="icepop: largest ratio that counts")
+    c_bar: float = Field(1.0, gt=0, le=1, description="vtrace: largest factor of a token")
+
+
+class EarlyStopConfig(_Section):
+    """When the epochs of a batch end before their number."""
+
+    kl: float | None = Field(
+        None, gt=0, description="KL from the snapshot (nats per group) above which no step follows"
+    )
+    distance: float | None = Field(
+        None, gt=0, description="mean sum|p - q| below which the target counts as met, and no step follows"
+    )
+
+
 class LearnerConfig(_Section):
     """The process that trains."""
 
@@ -56,6 +84,11 @@ class LearnerConfig(_Section):
         None, description="candidates per forward and backward pass, gradients stay exact; null: the whole batch"
     )
     max_grad_norm: float | None = Field(None, gt=0, description="gradients are scaled down to this norm; null: never")
+    reference: Literal["snapshot", "initial"] = Field(
+        "snapshot", description="what a KL in the objective holds on to: the rollout snapshot, or the first weights"
+    )
+    correction: CorrectionConfig = CorrectionConfig()
+    early_stop: EarlyStopConfig = EarlyStopConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     device: str = Field("cpu", description="torch device of the learner, such as cpu or cuda")
@@ -115,6 +148,9 @@ class LogConfig(_Section):
 
     tensorboard: bool = Field(True, description="write TensorBoard events")
     plot: bool = Field(True, description="draw the learning curve when the run ends")
+    oracle: bool = Field(
+        False, description="measure misalignment with the gradient of an oracle that knows the right answers"
+    )
 
 
 class RunConfig(_Section):

@@ -114,3 +114,26 @@ def test_adam_looks_ahead_from_its_first_step():
     expected = -0.01 * (0.9 * 0.1 / (1 - 0.81) + 1.0) * parameter.grad.sign()
     torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=0)
     assert abs(parameter[0].item()) == pytest.approx(0.01 * 1.4737, rel=1e-3)
+
+
+def test_damped_steps_shrink_with_the_gradient():
+    """Full steps while the gradient keeps its size; a hundredth of it moves a hundredth as far."""
+    moved = {}
+    for damping in (None, 0.9):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(4, 6))
+        optimizer = MuonAdam([("w", weight)], {"w": MatrixView((4, 6))}, lr=0.1, momentum=0.0, damping=damping)
+        direction = torch.randn(4, 6)
+        moved[damping] = []
+        for size in (1.0, 1.0, 0.01, 0.0):
+            before = weight.detach().clone()
+            weight.grad = size * direction
+            optimizer.step()
+            moved[damping].append((weight.detach() - before).norm().item())
+    assert moved[0.9][:2] == pytest.approx(moved[None][:2], rel=1e-5)
+    square = 0.0
+    for step, size in enumerate((1.0, 1.0, 0.01), start=1):
+        square = 0.9 * square + 0.1 * size**2
+        usual = (square / (1 - 0.9**step)) ** 0.5
+    assert moved[0.9][2] / moved[None][2] == pytest.approx(0.01 / usual, rel=1e-3)
+    assert moved[0.9][3] == 0.0

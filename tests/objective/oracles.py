@@ -148,6 +148,7 @@ def dg(logps: Ragged, old: Ragged, scores: Scores, *, eta=1.0) -> float:
 
 ORACLES = {
     "tpo": tpo,
+    "tpo_steady": lambda *a: tpo(*a, distribution="length_mean"),
     "tpo_no_anchor": lambda *a: tpo(*a, anchor=False),
     "group_pg": group_pg,
     "grpo": grpo,

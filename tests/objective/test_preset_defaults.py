@@ -38,6 +38,7 @@ def reinforce_pp():
 GRPO_KL = (1 / 1.875 + log(1.875) - 1) + (1 / 0.7 + log(0.7) - 1)
 VALUES = {
     "tpo": cross_entropy(1 / 3 * exp(1), 2 / 3 * exp(-1)),
+    "tpo_steady": -(exp(1) * WIN / 2 + exp(-1) * LOSE) / (exp(1) + exp(-1)) + log(exp(WIN / 2) + exp(LOSE)),
     "tpo_no_anchor": cross_entropy(exp(1), exp(-1)),
     "group_pg": -(WIN - LOSE),
     "grpo": -(1.2 - 0.8 - 0.04 * GRPO_KL),
@@ -64,7 +65,7 @@ VALUES = {
     "maxrl": -(WIN - LOSE) / 2 * 0.5 / (0.5 + 1e-6),
 }
 EPOCHS = {"dg": 1, "reinforce": 1, "rebel": 4, "awr": 5, "mdpo": 10, "vmpo": 1, "pmpo": 1}
-EPOCHS |= dict.fromkeys(["tpo", "tpo_no_anchor", "group_pg", "grpo", "grpo_no_kl", "grpo_masked", "ppo"], 4)
+EPOCHS |= dict.fromkeys(["tpo", "tpo_steady", "tpo_no_anchor", "group_pg", "grpo", "grpo_no_kl", "grpo_masked", "ppo"], 4)
 EPOCHS |= dict.fromkeys(["reinforce_pp", "reinforce_pp_baseline", "remax", "rloo", "dr_grpo", "dapo", "gspo"], 1)
 EPOCHS |= dict.fromkeys(["cispo", "maxrl"], 1)
 

@@ -23,15 +23,15 @@ def test_exactly_the_right_arm_scores():
     task = TabularBandit(contexts=50, arms=7, answer_seed=3)
     contexts = [4, 49, 0, 4]
     scores = task.score(ask(contexts), *all_arms(task, 4))
-    assert scores.scores_GK.argmax(axis=1).tolist() == task.answers()[contexts].tolist()
+    assert scores.scores_GK.argmax(axis=1).tolist() == task.right_arms()[contexts].tolist()
     assert scores.scores_GK.sum(axis=1).tolist() == [1, 1, 1, 1]
     assert scores.token_rewards_GKT[..., 0].tolist() == scores.scores_GK.tolist()
 
 
 def test_answers_are_a_function_of_the_options_and_spread_over_the_arms():
-    answers = TabularBandit(contexts=5000, arms=5).answers()
-    np.testing.assert_array_equal(answers, TabularBandit(contexts=5000, arms=5).answers())
-    assert not np.array_equal(answers, TabularBandit(contexts=5000, arms=5, answer_seed=1).answers())
+    answers = TabularBandit(contexts=5000, arms=5).right_arms()
+    np.testing.assert_array_equal(answers, TabularBandit(contexts=5000, arms=5).right_arms())
+    assert not np.array_equal(answers, TabularBandit(contexts=5000, arms=5, answer_seed=1).right_arms())
     counts = np.bincount(answers, minlength=5)
     assert ((counts - 1000) ** 2 / 1000).sum() < 18.5  # chi-squared, 4 degrees of freedom, p = 0.001
 

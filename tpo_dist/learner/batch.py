@@ -22,6 +22,8 @@ class TrainingBatch:
     groups: Groups
     decisions_NT: Tensor | None = None
     """Where groups are positions: which positions exist."""
+    token_weights_GKT: Tensor | None = None
+    """Weights of an off-policy correction; None where every token counts fully."""
 
     def to_groups(self, values_NKT: Tensor) -> Tensor:
         """From the policy's shape to the objective's [G, K, T]."""

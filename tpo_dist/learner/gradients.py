@@ -6,13 +6,14 @@ splits anywhere: between groups, or inside one. No approximation is involved, an
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tpo_dist.learner.batch import TrainingBatch
-from tpo_dist.objective import Objective, weigh
+from tpo_dist.metrics import Mean, Metrics
+from tpo_dist.objective import Correction, Groups, Objective, Progress, effective_sample_size, progress, weigh
 from tpo_dist.policies.contract import CandidateBatch, Policy
 
 
@@ -37,6 +38,15 @@ def split(policy: Policy, batch: CandidateBatch, candidates: int | None) -> list
     ]
 
 
+@torch.no_grad()
+def with_reference(batch: TrainingBatch, reference: Policy, micro_batch_candidates: int | None) -> TrainingBatch:
+    """The batch with the log-probs of a fixed reference policy."""
+    logps = torch.zeros_like(batch.candidates.tokens_GKT, dtype=batch.groups.old_logps_GKT.dtype)
+    for part in split(reference, batch.candidates, micro_batch_candidates):
+        logps[part.groups, part.candidates] = part.score()
+    return replace(batch, groups=replace(batch.groups, reference_logps_GKT=batch.to_groups(logps)))
+
+
 class EpochGradients:
     """Gradients of one objective on one batch, epoch after epoch, accumulated into the policy's parameters."""
 
@@ -52,12 +62,39 @@ class EpochGradients:
         self.signal = objective.signal(batch.groups)
         self._parts: list[MicroBatch] | None = None
 
-    def on_policy_epoch(self) -> float:
-        """The first epoch while the policy is still the snapshot; returns the loss.
+    def corrected(self, correction: Correction) -> Metrics:
+        """Weigh tokens by how likely the policy of this moment is to sample them, before the first epoch.
+
+        From here on, the objective's own ratios count from this moment too, so that nothing is corrected twice.
+        """
+        groups = self._batch.groups
+        start_GKT = self._batch.to_groups(self._current_logps(self._all_parts()))
+        weights_GKT = correction.weights(start_GKT, groups.old_logps_GKT, groups.live)
+        self._batch = replace(
+            self._batch, groups=replace(groups, old_logps_GKT=start_GKT), token_weights_GKT=weights_GKT
+        )
+        self.signal = self._objective.signal(self._batch.groups)
+        weights = weights_GKT[groups.live]
+        size = effective_sample_size(weights).item()
+        return {
+            "correction_weight": Mean(float(weights.sum(dtype=torch.float64)), weights.numel()),
+            "correction_dropped": Mean(float((weights == 0).sum()), weights.numel()),
+            "effective_sample_size": Mean(size, weights.numel()),
+        }
+
+    @property
+    def groups(self) -> Groups:
+        """What the objective sees of the batch."""
+        return self._batch.groups
+
+    def on_policy_epoch(self, enough: Callable[[Progress], bool] | None = None) -> float | None:
+        """The first epoch while the policy is still the snapshot; returns the loss, or None as `epoch` does.
 
         The snapshot's log-probs are the current ones, so W needs no pass of its own; groups whose W is exactly zero
         (nothing to prefer, nothing to undo) are left out of the pass altogether.
         """
+        if self._ends(self._batch.groups.old_logps_GKT, enough):
+            return None
         loss, weights = self._weigh(self._batch.groups.old_logps_GKT)
         active = (weights != 0).flatten(1).any(dim=1)
         if bool(active.all()):
@@ -67,17 +104,25 @@ class EpochGradients:
             self._backward(split(self._policy, kept, self._limit), weights[active])
         return loss
 
-    def epoch(self) -> float:
-        """Any epoch, under whatever weights the policy has now; returns the loss."""
+    def epoch(self, enough: Callable[[Progress], bool] | None = None) -> float | None:
+        """Any epoch, under whatever weights the policy has now; returns the loss.
+
+        Where `enough` says so of what the epochs before have done, there is no gradient, and None comes back.
+        """
         parts = self._all_parts()
-        if len(parts) == 1:
-            logps = parts[0].score()
-            loss, weights = self._weigh(self._batch.to_groups(logps.detach()))
-            (weights * logps).sum().backward()  # type: ignore[no-untyped-call]
-            return loss
-        loss, weights = self._weigh(self._batch.to_groups(self._current_logps(parts)))
-        self._backward(parts, weights)
+        graph = parts[0].score() if len(parts) == 1 else None
+        logps_GKT = self._batch.to_groups(self._current_logps(parts) if graph is None else graph.detach())
+        if self._ends(logps_GKT, enough):
+            return None
+        loss, weights = self._weigh(logps_GKT)
+        if graph is None:
+            self._backward(parts, weights)
+        else:
+            (weights * graph).sum().backward()  # type: ignore[no-untyped-call]
         return loss
+
+    def _ends(self, logps_GKT: Tensor, enough: Callable[[Progress], bool] | None) -> bool:
+        return enough is not None and enough(progress(self._objective, logps_GKT, self._batch.groups, self.signal))
 
     @torch.no_grad()
     def _current_logps(self, parts: list[MicroBatch]) -> Tensor:
@@ -90,7 +135,8 @@ class EpochGradients:
 
     def _weigh(self, logps_GKT: Tensor) -> tuple[float, Tensor]:
         """Loss, and its gradient with respect to the log-probs in the policy's shape."""
-        at = weigh(self._objective, logps_GKT, self._batch.groups, self.signal)
+        batch = self._batch
+        at = weigh(self._objective, logps_GKT, batch.groups, self.signal, batch.token_weights_GKT)
         return at.loss, self._batch.from_groups(at.weights_GKT)
 
     def _all_parts(self) -> list[MicroBatch]:

@@ -1,17 +1,23 @@
 """The learner: target -> loss -> gradient -> step -> snapshot. Runs in any process, with or without Ray."""
 
+import copy
 import logging
 import time
+from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tpo_dist.config import LearnerConfig
 from tpo_dist.learner.batch import to_tensors
-from tpo_dist.learner.gradients import EpochGradients
-from tpo_dist.learner.optimizer import LearningRate, make_optimizer
+from tpo_dist.learner.gradients import EpochGradients, with_reference
+from tpo_dist.learner.measures import score_metrics, signal_metrics
+from tpo_dist.learner.optimizer import LearningRate, make_correction, make_optimizer
+from tpo_dist.learner.oracle import misalignment, oracle_gradient
 from tpo_dist.metrics import Max, Mean, Metrics, Sum
-from tpo_dist.objective import Groups, Objective, zero_variance
+from tpo_dist.objective import Objective, Progress, wants_reference
 from tpo_dist.policies.contract import Policy
 from tpo_dist.policies.weights import export_weights
 from tpo_dist.records import ScoredGroups, Snapshot, weights_digest
@@ -26,8 +32,16 @@ class Learner:
     sampled it, then take several gradient epochs towards it.
     """
 
-    def __init__(self, policy: Policy, objective: Objective, config: LearnerConfig, steps: int) -> None:
-        """`steps`: of the whole run, for the schedule."""
+    def __init__(
+        self,
+        policy: Policy,
+        objective: Objective,
+        config: LearnerConfig,
+        steps: int,
+        oracle: Callable[[ScoredGroups], NDArray[np.int32]] | None = None,
+    ) -> None:
+        """`steps`: of the whole run, for the schedule. The weights at hand are the initial reference policy.
+        `oracle`: the right answers [G, T] of a record's prompts, where misalignment is to be measured."""
         self.device = torch.device(config.device)
         self.policy = policy.to(self.device).train()
         self.objective = objective
@@ -37,6 +51,11 @@ class Learner:
         self._rate = LearningRate(config.optimizer.lr, config.schedule, steps)
         self._epochs = config.epochs or objective.epochs
         self._micro, self._max_norm = config.micro_batch_candidates, config.max_grad_norm
+        self._stop = config.early_stop
+        self._correction = make_correction(config.correction)
+        held = config.reference == "initial" and wants_reference(objective)
+        self._reference = copy.deepcopy(self.policy).requires_grad_(False) if held else None
+        self._oracle = oracle
         self._issued: dict[int, str] = {}
         self._warned = False
 
@@ -49,33 +68,64 @@ class Learner:
         started = time.perf_counter()
         self._check_provenance(record)
         batch = to_tensors(record, self.device)
+        if self._reference is not None:
+            batch = with_reference(batch, self._reference, self._micro)
         gradients = EpochGradients(self.policy, self.objective, batch, self._micro)
-        diagnostics = self.objective.diagnostics(batch.groups, gradients.signal)
+        corrected = {} if self._correction is None else gradients.corrected(self._correction)
+        diagnostics = self.objective.diagnostics(gradients.groups, gradients.signal)
         self._warn_about(diagnostics)
         rate = self._rate.at(self.version)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        on_policy = bool((record.snapshot_versions == self.version).all())
-        losses, norms = [], []
-        for epoch in range(self._epochs):
-            self.optimizer.zero_grad(set_to_none=True)
-            losses.append(gradients.on_policy_epoch() if on_policy and epoch == 0 else gradients.epoch())
-            norms.append(self._finish_gradient())
-            self.optimizer.step()
+        reuse = self._correction is None and bool((record.snapshot_versions == self.version).all())
+        answers = None if self._oracle is None else torch.from_numpy(self._oracle(record)).long().to(self.device)
+        epochs = self._run_epochs(gradients, reuse, batch.candidates.prompts_GP, answers)
         self.version += 1
         self.draws_trained += len(record)
         return {
-            **_score_metrics(record, batch.groups),
-            **_signal_metrics(batch.groups, gradients.signal),
+            **score_metrics(record, batch.groups),
+            **signal_metrics(batch.groups, gradients.signal),
             **{name: Mean(value) for name, value in diagnostics.items()},
-            "loss_first": Mean(losses[0]),
-            "loss_last": Mean(losses[-1]),
-            "grad_norm_first": Mean(norms[0]),
-            "grad_norm_last": Mean(norms[-1]),
+            **corrected,
+            **epochs,
             "learning_rate": Mean(rate),
             "staleness": Max(float(self.version - 1 - record.snapshot_versions.min())),
             "train_seconds": Sum(time.perf_counter() - started),
         }
+
+    def _run_epochs(
+        self, gradients: EpochGradients, reuse: bool, prompts_GP: Tensor, answers_GT: Tensor | None
+    ) -> dict[str, Mean | Sum | Max]:
+        """All epochs of a batch, as far as early stopping lets them."""
+        watched = self._stop.kl is not None or self._stop.distance is not None
+        enough = self._enough if watched else None
+        losses, norms = [], []
+        found: dict[str, Mean | Sum | Max] = {}
+        for epoch in range(self._epochs):
+            self.optimizer.zero_grad(set_to_none=True)
+            reused = reuse and epoch == 0
+            loss = gradients.on_policy_epoch(enough) if reused else gradients.epoch(enough)
+            if loss is None:
+                break
+            losses.append(loss)
+            norms.append(self._finish_gradient())
+            if epoch == 0 and answers_GT is not None:
+                oracle = oracle_gradient(self.policy, prompts_GP, answers_GT)
+                found["misalignment"] = Mean(misalignment(self.policy, oracle))
+            self.optimizer.step()
+        found["epochs"] = Mean(float(len(losses)))
+        if losses:
+            found["loss_first"], found["loss_last"] = Mean(losses[0]), Mean(losses[-1])
+        found["grad_norm_first"] = Mean(norms[0] if norms else 0.0)
+        found["grad_norm_last"] = Mean(norms[-1] if norms else 0.0)
+        return found
+
+    def _enough(self, at: Progress) -> bool:
+        """Whether the policy has gone too far from the snapshot, or met its target."""
+        too_far = self._stop.kl is not None and at.kl > self._stop.kl
+        return too_far or (
+            self._stop.distance is not None and at.distance is not None and at.distance < self._stop.distance
+        )
 
     def snapshot(self) -> Snapshot:
         """A frozen copy of the weights; groups sampled from it are welcome from now on."""
@@ -121,34 +171,3 @@ class Learner:
                 "target can hardly move it. Consider objective.group_distribution=ratio.",
                 size,
             )
-
-
-def _signal_metrics(groups: Groups, signal: Tensor) -> dict[str, Mean | Sum | Max]:
-    """Mean size of the signal on candidates that won (score above 1/2) and lost: target mass q where there is a
-    target, |A| where there are advantages (arXiv 2604.06159, figure 10)."""
-    size_GK = signal.abs()
-    if size_GK.ndim == 3:
-        counts = groups.mask_GKT.sum(dim=-1).clamp(min=1)
-        size_GK = torch.where(groups.mask_GKT, size_GK, 0.0).sum(dim=-1) / counts
-    parts = {"winners": groups.scores_GK > 0.5, "losers": groups.scores_GK <= 0.5}
-    found: dict[str, Mean | Sum | Max] = {}
-    for name, who in parts.items():
-        chosen = who & groups.present_GK
-        found[f"signal_on_{name}"] = Mean(float(size_GK[chosen].sum(dtype=torch.float64)), int(chosen.sum()))
-    return found
-
-
-def _score_metrics(record: ScoredGroups, groups: Groups) -> dict[str, Mean | Sum | Max]:
-    """What the rollout workers achieved, and what it cost them."""
-    scores = record.scores[:, :1] if record.token_level else record.scores  # the others were never followed
-    count, groups_seen = scores.size, len(groups.scores_GK)
-    fails_G = ((groups.scores_GK <= 0) | ~groups.present_GK).all(dim=1)
-    metrics: dict[str, Mean | Sum | Max] = {
-        "reward": Mean(float(scores.sum(dtype="float64")), count),
-        "error": Mean(float((1.0 - scores).sum(dtype="float64")), count),
-        "zero_variance": Mean(float(zero_variance(groups.scores_GK, groups.present_GK).sum()), groups_seen),
-        "all_fail": Mean(float(fails_G.sum()), groups_seen),
-        "completion_length": Mean(float(record.lengths.sum()), record.lengths.size),
-    }
-    metrics.update({name: Sum(float(seconds.sum())) for name, seconds in record.info.items()})
-    return metrics

@@ -45,7 +45,10 @@ class MuonAdam(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        damping: float | None = None,
     ) -> None:
+        """`damping`: see `_damped`; None, as the author runs it, for steps of full size whatever the gradient."""
+        self._damping = damping
         named = list(named_parameters)
         matrices = [(parameter, matrix_views[name]) for name, parameter in named if name in matrix_views]
         others = [parameter for name, parameter in named if name not in matrix_views]
@@ -59,21 +62,43 @@ class MuonAdam(torch.optim.Optimizer):
             for parameter in group["params"]:
                 state = {name: torch.zeros_like(parameter) for name in names}
                 self.state[parameter] = {**state, "step": torch.tensor(0.0)}
+        if damping is not None:
+            self.state[self._first]["norm_square"] = torch.tensor(0.0)
+
+    @property
+    def _first(self) -> torch.nn.Parameter:
+        parameter: torch.nn.Parameter = self.param_groups[0]["params"][0]
+        return parameter
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update; every parameter must have a gradient."""
         assert closure is None
+        scale = 1.0 if self._damping is None else self._damped(self._damping)
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter]["step"] += 1
             steps = int(self.state[group["params"][0]]["step"].item())
             if group["kind"] == "muon":
-                self._muon(group, steps)
+                self._muon(group, steps, scale * group["lr"])
             else:
-                self._adam(group, steps)
+                self._adam(group, steps, scale * group["lr"])
 
-    def _muon(self, group: dict[str, Any], steps: int) -> None:
+    def _damped(self, decay: float) -> float:
+        """min(1, |g| / rms of |g| over about 1 / (1 - decay) steps): what is left of the learning rate.
+
+        An orthogonalised step has one size whatever the gradient's. Where the objective is met and the gradient all but
+        gone, what remains of it is noise, and full steps along noise undo what was learned.
+        """
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        square = self.state[self._first]["norm_square"]
+        square.lerp_(torch.tensor(norm**2), 1.0 - decay)
+        steps = int(self.state[self._first]["step"].item()) + 1
+        usual = (square.item() / (1.0 - decay**steps)) ** 0.5
+        return min(1.0, norm / usual) if usual > 0 else 0.0
+
+    def _muon(self, group: dict[str, Any], steps: int, lr: float) -> None:
         beta, parameters = group["momentum"], group["params"]
         gradients = [parameter.grad for parameter in parameters]
         averages = [self.state[parameter]["momentum"] for parameter in parameters]
@@ -81,7 +106,7 @@ class MuonAdam(torch.optim.Optimizer):
         ahead = torch._foreach_mul(averages, beta / (1.0 - beta ** (steps + 1)))
         torch._foreach_add_(ahead, gradients, alpha=(1.0 - beta) / (1.0 - beta**steps))
         for parameter, update in zip(parameters, self._orthogonal_updates(ahead), strict=True):
-            parameter.add_(update, alpha=-group["lr"])
+            parameter.add_(update, alpha=-lr)
 
     def _orthogonal_updates(self, directions: Sequence[Tensor]) -> list[Tensor]:
         """Scaled orthogonal updates in the parameters' own shapes; matrices of one shape share a batch."""
@@ -103,7 +128,7 @@ class MuonAdam(torch.optim.Optimizer):
                 updates[index] = oriented.reshape(shape) * max(1.0, fan_out / fan_in) ** 0.5
         return updates
 
-    def _adam(self, group: dict[str, Any], steps: int) -> None:
+    def _adam(self, group: dict[str, Any], steps: int, lr: float) -> None:
         (beta1, beta2), parameters = group["betas"], group["params"]
         gradients = [parameter.grad for parameter in parameters]
         first = [self.state[parameter]["exp_avg"] for parameter in parameters]
@@ -116,4 +141,4 @@ class MuonAdam(torch.optim.Optimizer):
         scale = torch._foreach_div(second, 1.0 - beta2**steps)
         torch._foreach_sqrt_(scale)
         torch._foreach_add_(scale, group["eps"])
-        torch._foreach_addcdiv_(parameters, ahead, scale, value=-group["lr"])
+        torch._foreach_addcdiv_(parameters, ahead, scale, value=-lr)

@@ -1,11 +1,14 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers, off-policy corrections and learning-rate schedules by name."""
 
 import math
+from typing import get_type_hints
 
 import torch
 
-from tpo_dist.config import OptimizerConfig, ScheduleConfig
+from tpo_dist.components import build
+from tpo_dist.config import CorrectionConfig, OptimizerConfig, ScheduleConfig
 from tpo_dist.learner.muon import MuonAdam
+from tpo_dist.objective import CORRECTIONS, Correction
 from tpo_dist.policies.contract import Policy
 
 
@@ -20,6 +23,7 @@ def make_optimizer(config: OptimizerConfig, policy: Policy) -> torch.optim.Optim
             momentum=config.momentum,
             betas=betas,
             eps=config.eps,
+            damping=config.damping,
         )
     return torch.optim.AdamW(
         policy.parameters(),
@@ -29,6 +33,16 @@ def make_optimizer(config: OptimizerConfig, policy: Policy) -> torch.optim.Optim
         weight_decay=config.weight_decay,
         foreach=True,
     )
+
+
+def make_correction(config: CorrectionConfig) -> Correction | None:
+    """The correction with its own options; None where every token counts fully."""
+    if config.name == "none":
+        return None
+    given = config.model_dump()
+    kind = CORRECTIONS[config.name]
+    options = {name: given[name] for name in get_type_hints(kind)}
+    return build("learner.correction", kind, options)
 
 
 class LearningRate:

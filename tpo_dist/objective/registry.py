@@ -52,6 +52,14 @@ OBJECTIVES: dict[str, Method] = {
         when="several epochs per batch, sparse rewards; ratio for long outputs",
         scale=GROUP_SUM,
     ),
+    "tpo_steady": Method(
+        TPO,
+        {"group_distribution": "length_mean"},
+        paper="ours; target of Kaddour 2026, arXiv 2604.06159",
+        rule="-Σ q log p, p = softmax(l / length)",
+        when="small groups; with learner.optimizer.damping=0.999 it neither stalls nor spikes",
+        scale=GROUP_SUM,
+    ),
     "tpo_no_anchor": Method(
         TPONoAnchor,
         paper=TPO_PAPER,

@@ -72,9 +72,13 @@ class TPO:
 
     def diagnostics(self, groups: Groups, signal: Tensor) -> dict[str, float]:
         """Effective group size, p_max, sum|q - p_old| and KL(q | p_old); the eta in use where a budget sets it."""
-        p_old_GK = torch.softmax(self._logits(groups.old_logps_GKT, groups), dim=-1)
+        p_old_GK = self.probabilities(groups.old_logps_GKT, groups)
         numbers = target_diagnostics(p_old_GK, signal)
         return numbers if self.kl_budget is None else {**numbers, "eta": self._temperature(groups)}
+
+    def probabilities(self, logps_GKT: Tensor, groups: Groups) -> Tensor:
+        """The policy over each group, p [G, K] (Eq. 1)."""
+        return torch.softmax(self._logits(logps_GKT, groups), dim=-1)
 
     def _logits(self, logps_GKT: Tensor, groups: Groups) -> Tensor:
         return group_logits(

@@ -1,17 +1,23 @@
 """The parts of a run, built from its configuration; and the contradictions that no single part can see."""
 
 import dataclasses
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tpo_dist.components import build, lookup
 from tpo_dist.config import ComponentConfig, RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.learner.learner import Learner
 from tpo_dist.objective import OBJECTIVES, Objective
+from tpo_dist.objective.tpo import TPO
 from tpo_dist.policies import POLICIES, ContextPolicyOptions, Policy, PolicyOptions
+from tpo_dist.records import Prompts, ScoredGroups
 from tpo_dist.rollout.torch_sampler import TorchSampler
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream
-from tpo_dist.tasks import TASKS, ContextTask, Task, TokenScoring
+from tpo_dist.tasks import TASKS, Answers, ContextTask, Task, TokenScoring
 
 
 def make_task(config: RunConfig) -> Task:
@@ -52,7 +58,14 @@ def make_worker(config: RunConfig) -> RolloutWorker:
 
 def make_learner(config: RunConfig) -> Learner:
     """The learner at step 0."""
-    return Learner(make_policy(config), make_objective(config), config.learner, config.steps)
+    oracle = partial(_answers, make_task(config)) if config.log.oracle else None
+    return Learner(make_policy(config), make_objective(config), config.learner, config.steps, oracle)
+
+
+def _answers(task: Task, record: ScoredGroups) -> NDArray[np.int32]:
+    assert isinstance(task, Answers), "resolve() refuses other tasks"
+    prompts = Prompts(ids=record.group_ids, tokens=record.prompt_tokens, lengths=record.prompt_lengths)
+    return task.answers(prompts).copy()
 
 
 def make_stream(config: RunConfig, first_step: int = 0) -> GroupStream:
@@ -94,6 +107,12 @@ def resolve(config: RunConfig) -> RunConfig:
     _refuse_mismatch(resolved, task, policy)
     if candidates == "token":
         _refuse_token_level(resolved, task, objective)
+    if config.log.oracle and not isinstance(task, Answers):
+        reason = f"task {config.task.name!r} does not know its right answers"
+        raise UsageError("log.oracle = true", reason, "leave it false")
+    if config.learner.early_stop.distance is not None and not isinstance(objective, TPO):
+        reason = f"objective {config.objective.name!r} has no target to meet"
+        raise UsageError("learner.early_stop.distance", reason, "use early_stop.kl")
     _refuse_contradictions(resolved, objective)
     if isinstance(task, ContextTask):
         make_policy(resolved)  # contexts without features, or data that is missing, show now

@@ -55,6 +55,10 @@ class DigitBandit:
         """One uniform training image for each draw."""
         return draw_contexts(seed, ids, self.context_count())
 
+    def answers(self, prompts: Prompts) -> NDArray[np.int32]:
+        """The right class of each prompt's image [G, 1]."""
+        return self.digits.train_labels_N[prompts.tokens].astype(np.int32)[:, None]
+
     def score(self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]) -> Scores:
         """1 for the right class, else 0."""
         return score_arms(self.digits.train_labels_N, prompts, tokens_GKT, lengths_GK)

@@ -53,11 +53,15 @@ class TabularBandit:
         """One uniform context for each draw."""
         return draw_contexts(seed, ids, self.contexts)
 
-    def answers(self) -> NDArray[np.int64]:
+    def answers(self, prompts: Prompts) -> NDArray[np.int32]:
+        """The right arm of each prompt's context [G, 1]."""
+        return self.right_arms()[prompts.tokens].astype(np.int32)[:, None]
+
+    def right_arms(self) -> NDArray[np.int64]:
         """The right arm of every context [contexts], a pure function of the options."""
         words = draw_words(self.answer_seed, "prompt", np.arange(self.contexts), 1)[:, 0]
         return (words % np.uint64(self.arms)).astype(np.int64)
 
     def score(self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]) -> Scores:
         """1 for the right arm, else 0."""
-        return score_arms(self.answers(), prompts, tokens_GKT, lengths_GK)
+        return score_arms(self.right_arms(), prompts, tokens_GKT, lengths_GK)

@@ -1,0 +1,55 @@
+"""What a batch says of the rollouts and of the objective's signal, as metrics that any run logs."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tpo_dist.metrics import Max, Mean, Sum
+from tpo_dist.objective import Groups, zero_variance
+from tpo_dist.records import ScoredGroups, pad
+
+
+def signal_metrics(groups: Groups, signal: Tensor) -> dict[str, Mean | Sum | Max]:
+    """Mean size of the signal on candidates that won (score above 1/2) and lost: target mass q where there is a
+    target, |A| where there are advantages (arXiv 2604.06159, figure 10)."""
+    size_GK = signal.abs()
+    if size_GK.ndim == 3:
+        counts = groups.mask_GKT.sum(dim=-1).clamp(min=1)
+        size_GK = torch.where(groups.mask_GKT, size_GK, 0.0).sum(dim=-1) / counts
+    parts = {"winners": groups.scores_GK > 0.5, "losers": groups.scores_GK <= 0.5}
+    found: dict[str, Mean | Sum | Max] = {}
+    for name, who in parts.items():
+        chosen = who & groups.present_GK
+        found[f"signal_on_{name}"] = Mean(float(size_GK[chosen].sum(dtype=torch.float64)), int(chosen.sum()))
+    return found
+
+
+def score_metrics(record: ScoredGroups, groups: Groups) -> dict[str, Mean | Sum | Max]:
+    """What the rollout workers achieved, and what it cost them."""
+    scores = record.scores[:, :1] if record.token_level else record.scores  # the others were never followed
+    count, groups_seen = scores.size, len(groups.scores_GK)
+    fails_G = ((groups.scores_GK <= 0) | ~groups.present_GK).all(dim=1)
+    metrics: dict[str, Mean | Sum | Max] = {
+        "reward": Mean(float(scores.sum(dtype="float64")), count),
+        "error": Mean(float((1.0 - scores).sum(dtype="float64")), count),
+        "zero_variance": Mean(float(zero_variance(groups.scores_GK, groups.present_GK).sum()), groups_seen),
+        "all_fail": Mean(float(fails_G.sum()), groups_seen),
+        "completion_length": Mean(float(record.lengths.sum()), record.lengths.size),
+    }
+    metrics.update(_wrong_concentration(record))
+    metrics.update({name: Sum(float(seconds.sum())) for name, seconds in record.info.items()})
+    return metrics
+
+
+def _wrong_concentration(record: ScoredGroups) -> dict[str, Mean]:
+    """How far wrong candidates are one and the same: over groups with wrong candidates, the share that the most
+    frequent of them has among the wrong ones (arXiv 2604.06159, section 3.3, on draws instead of probabilities)."""
+    if record.token_level or record.group_size < 2:
+        return {}
+    tokens = pad(record.tokens, record.lengths)
+    codes = np.unique(tokens.reshape(-1, tokens.shape[-1]), axis=0, return_inverse=True)[1].reshape(record.scores.shape)
+    wrong = record.scores < 1.0
+    same = (codes[:, :, None] == codes[:, None, :]) & wrong[:, None, :] & wrong[:, :, None]
+    counts, most = wrong.sum(axis=1), same.sum(axis=2).max(axis=1)
+    some = counts > 0
+    return {"wrong_concentration": Mean(float((most[some] / counts[some]).sum()), int(some.sum()))}
