@@ -65,7 +65,9 @@ VALUES = {
     "maxrl": -(WIN - LOSE) / 2 * 0.5 / (0.5 + 1e-6),
 }
 EPOCHS = {"dg": 1, "reinforce": 1, "rebel": 4, "awr": 5, "mdpo": 10, "vmpo": 1, "pmpo": 1}
-EPOCHS |= dict.fromkeys(["tpo", "tpo_steady", "tpo_no_anchor", "group_pg", "grpo", "grpo_no_kl", "grpo_masked", "ppo"], 4)
+EPOCHS |= dict.fromkeys(
+    ["tpo", "tpo_steady", "tpo_no_anchor", "group_pg", "grpo", "grpo_no_kl", "grpo_masked", "ppo"], 4
+)
 EPOCHS |= dict.fromkeys(["reinforce_pp", "reinforce_pp_baseline", "remax", "rloo", "dr_grpo", "dapo", "gspo"], 1)
 EPOCHS |= dict.fromkeys(["cispo", "maxrl"], 1)
 

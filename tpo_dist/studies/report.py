@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from tpo_dist import __version__
 from tpo_dist.studies.definition import REHEARSAL_BELOW, Study
 from tpo_dist.studies.figures import draw
-from tpo_dist.studies.runs import RunFile
+from tpo_dist.studies.runs import RunFile, commit
 from tpo_dist.studies.tables import estimates, estimates_frame, markdown, results
 
 
@@ -31,6 +30,7 @@ def write_report(study: Study, files: Sequence[RunFile], folder: Path, command: 
     head = f"# {study.title}\n\n{study.source}. `{command}`\n\n"
     note = f"\n{study.note}\n" if study.note else ""
     _replace(folder / "table.md", head + rehearsal + markdown(study, found) + note)
+    ran = sorted({file.commit() for file in files if file.finished})
     drawn = []
     for index, figure in enumerate(study.figures):
         path = folder / (f"{study.name}.png" if index == 0 else f"{study.name}-{index + 1}.png")
@@ -46,7 +46,10 @@ def write_report(study: Study, files: Sequence[RunFile], folder: Path, command: 
         "results": str(folder / "results.csv"),
         "figures": drawn,
     }
-    _replace(folder / "study.json", json.dumps({**summary, "command": command, **provenance()}, indent=2) + "\n")
+    _replace(
+        folder / "study.json",
+        json.dumps({**summary, "command": command, **provenance(), "commits_of_runs": ran}, indent=2) + "\n",
+    )
     return summary
 
 
@@ -54,27 +57,11 @@ def provenance() -> Mapping[str, Any]:
     """Commit, versions and machine."""
     return {
         "tpo_dist": __version__,
-        "commit": _commit(),
+        "commit": commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{os.cpu_count()} x {platform.machine()}, {platform.system()}",
     }
-
-
-def _commit() -> str | None:
-    """Of the working tree that this package is run from; None for an installed one."""
-    try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return told.stdout.strip()
 
 
 def _replace(path: Path, text: str) -> None:

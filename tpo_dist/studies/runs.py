@@ -1,8 +1,10 @@
 """Finished runs on disk: one file each, written whole or not at all, found again by what was run."""
 
+import functools
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,12 +35,16 @@ class RunFile:
         """`step` and every metric, a row for each step."""
         return pl.read_parquet(self.path)
 
+    def commit(self) -> str:
+        """Of the code that ran it."""
+        return pl.read_parquet_metadata(self.path).get("commit", "unknown")
+
     def write(self, curves: Mapping[str, NDArray[Any]]) -> None:
         """Store the curves. Raises OSError where it cannot be written; nothing half-written stays."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
-            pl.DataFrame(dict(curves)).write_parquet(partial)
+            pl.DataFrame(dict(curves)).write_parquet(partial, metadata={"commit": commit() or "unknown"})
             os.replace(partial, self.path)
         finally:
             partial.unlink(missing_ok=True)
@@ -70,3 +76,20 @@ def _describe(folder: Path, name: str, setting: Setting) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         described = {"first_asked_as": name, **{k: v for k, v in asdict(setting).items() if k != "paper"}}
         path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+
+@functools.cache
+def commit() -> str | None:
+    """Of the working tree that this package is run from; None for an installed one."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip()
