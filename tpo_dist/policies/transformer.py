@@ -44,6 +44,13 @@ class TransformerOptions:
         """The policy with freshly drawn weights, a pure function of its sizes and the seed."""
         return Transformer(self, vocab_size, context_length, seed)
 
+    def count(self, vocab_size: int, context_length: int) -> int:
+        """How many parameters it has, found without building it."""
+        attention, feed_forward = 4 * self.width**2, 2 * self.ffn_factor * self.width**2
+        biases_and_norms = (9 + self.ffn_factor) * self.width
+        ends = (2 * vocab_size + context_length + 2) * self.width + vocab_size
+        return self.layers * (attention + feed_forward + biases_and_norms) + ends
+
 
 class Block(nn.Module):
     """One pre-norm layer over flat nodes: attention, then feed-forward, each added to its input."""

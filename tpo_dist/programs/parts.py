@@ -1,6 +1,9 @@
 """The parts of a run, built from its configuration; and the contradictions that no single part can see."""
 
 import dataclasses
+import re
+
+import torch
 
 from tpo_dist.components import build, lookup
 from tpo_dist.config import ComponentConfig, RunConfig
@@ -8,6 +11,7 @@ from tpo_dist.errors import UsageError
 from tpo_dist.learner.learner import Learner
 from tpo_dist.objective import OBJECTIVES, Objective
 from tpo_dist.policies import POLICIES, Policy, PolicyOptions
+from tpo_dist.process import memory_bytes
 from tpo_dist.rollout.torch_sampler import TorchSampler
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream
@@ -16,23 +20,37 @@ from tpo_dist.tasks import TASKS, Task, TokenScoring
 
 def make_task(config: RunConfig) -> Task:
     """The task. Raises UsageError for options that it refuses."""
-    return build("task", lookup("task", config.task.name, TASKS), config.task.options)
+    return build("task", lookup("task", config.task.name, TASKS), config.task.options, others=TASKS)
 
 
 def make_objective(config: RunConfig) -> Objective:
     """The objective. Raises UsageError for options that it refuses."""
     method = lookup("objective", config.objective.name, OBJECTIVES)
-    return build("objective", method.kind, config.objective.options, method.options)
+    kinds = {name: each.kind for name, each in OBJECTIVES.items()}
+    return build("objective", method.kind, config.objective.options, method.options, kinds)
 
 
 def make_policy(config: RunConfig) -> Policy:
-    """The policy with the weights that the run starts from. Raises UsageError for options that it refuses."""
-    task = make_task(config)
-    return _policy_options(config).build(task.vocab_size, task.prompt_length + task.completion_length, config.seed)
+    """The policy with the weights that the run starts from.
+
+    Raises UsageError for options that it refuses, and for more parameters than this machine can hold.
+    """
+    task, options = make_task(config), _policy_options(config)
+    context = task.prompt_length + task.completion_length
+    size, memory = 4 * options.count(task.vocab_size, context), memory_bytes()
+    if 3 * size > memory:  # float32 weights, their gradients and a moment at least
+        raise UsageError(
+            "the policy for this task",
+            f"its parameters alone take {size / 2**30:,.1f} GiB, and training them at least three times that, "
+            f"where there are {memory / 2**30:,.1f} GiB of memory",
+            "make the policy or the task's vocabulary smaller",
+        )
+    return options.build(task.vocab_size, context, config.seed)
 
 
 def make_worker(config: RunConfig) -> RolloutWorker:
-    """A rollout worker; it has no weights until it loads a snapshot."""
+    """A rollout worker; it has no weights until it loads a snapshot. Raises UsageError where its device is not here."""
+    _require_device("rollout", config.rollout.device)
     task = make_task(config)
     token_level = config.rollout.candidates == "token"
     sampler = TorchSampler(
@@ -47,7 +65,8 @@ def make_worker(config: RunConfig) -> RolloutWorker:
 
 
 def make_learner(config: RunConfig) -> Learner:
-    """The learner at step 0."""
+    """The learner at step 0. Raises UsageError where its device is not here."""
+    _require_device("learner", config.learner.device)
     return Learner(make_policy(config), make_objective(config), config.learner, config.steps)
 
 
@@ -142,12 +161,21 @@ def _refuse_contradictions(config: RunConfig, objective: Objective) -> None:
             "drop one of the two",
         )
     for role, device, gpus in (("learner", learner.device, learner.gpus), ("rollout", rollout.device, rollout.gpus)):
-        if device.split(":")[0] not in ("cpu", "cuda"):
-            raise UsageError(f"{role}.device = {device!r}", "is not a device this program knows", "give cpu or cuda")
+        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
+            reason = "is not a device this program knows"
+            raise UsageError(f"{role}.device = {device!r}", reason, "give cpu or cuda, or one GPU as cuda:0")
         if device.startswith("cuda") and gpus == 0:
             raise UsageError(
                 f"{role}.device = {device!r}", f"Ray hides GPUs from it while {role}.gpus = 0", f"set {role}.gpus=1"
             )
+
+
+def _require_device(role: str, device: str) -> None:
+    """Asked where the part is made: the driver's machine may have no GPU where the learner's has."""
+    count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= count:
+        reason = f"torch {torch.__version__} can use {count} CUDA devices here"
+        raise UsageError(f"{role}.device = {device!r}", reason, f"give {role}.device=cpu, or a machine with that GPU")
 
 
 def _policy_options(config: RunConfig) -> PolicyOptions:
