@@ -21,7 +21,7 @@ def make_optimizer(config: OptimizerConfig, policy: Policy) -> torch.optim.Optim
             betas=betas,
             eps=config.eps,
         )
-    return torch.optim.AdamW(
+    adamw = torch.optim.AdamW(
         policy.parameters(),
         lr=config.lr,
         betas=betas,
@@ -29,6 +29,10 @@ def make_optimizer(config: OptimizerConfig, policy: Policy) -> torch.optim.Optim
         weight_decay=config.weight_decay,
         foreach=True,
     )
+    for parameter in policy.parameters():  # at once, not at the first step: a checkpoint is compared with it
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        adamw.state[parameter] = {"step": torch.tensor(0.0), **moments}
+    return adamw
 
 
 class LearningRate:
