@@ -13,7 +13,9 @@ from tests.conftest import SMALL
 from tests.processes import wait_for
 from tests.programs.test_local import final_weights
 from tpo_dist import __version__
+from tpo_dist.errors import UsageError
 from tpo_dist.programs.job import configure
+from tpo_dist.programs.lock import hold
 from tpo_dist.programs.run import Run
 
 JOB = ROOT / "jobs" / "token_reversal.yaml"
@@ -94,6 +96,78 @@ def test_ctrl_c_saves_and_resume_goes_on_to_the_same_end(tmp_path):
     for (name, one), two in zip(weights(folder)[1].items(), weights(other)[1].values(), strict=True):
         assert (one == two).all(), name
     assert resumed["error"] == json.loads(out)["error"]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("options", [("--local",), ()], ids=["one process", "Ray"])
+def test_sigterm_ends_a_run_in_order(options, tmp_path):
+    process = spawn("train", JOB, *SMALL, *options, "steps=100000", f"runs_dir={tmp_path / 'runs'}")
+    metrics = wait_for(lambda: list((tmp_path / "runs").glob("*/metrics.jsonl")), "the run", 60)[0]
+    wait_for(lambda: len(metrics.read_text().splitlines()) >= 3, "three steps", 120)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "stopping after this step" in err
+    assert "SIGTERM" not in out + err  # the head of a native stack trace
+    assert "Traceback" not in out + err
+    folder = only_run(tmp_path)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert summary["checkpoint"] is not None
+    assert weights(folder)[0] >= summary["step"] >= 3
+
+
+def test_one_process_at_a_time_trains_a_run(tmp_path):
+    options = [*SMALL, "checkpoint.every_steps=5", "steps=100000", f"runs_dir={tmp_path / 'runs'}", "--local"]
+    process = spawn("train", JOB, *options)
+    wait_for(lambda: list((tmp_path / "runs").glob("*/checkpoints/step-*05")), "the first checkpoint", 60)
+    folder = only_run(tmp_path)
+    second = spawn("train", "--resume", folder, "--local")
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert err.startswith(f"error: {folder / 'run.lock'}: process {process.pid} on ")
+    assert err.count("\n") == 1
+    os.kill(process.pid, signal.SIGKILL)  # the lock goes with its holder
+    process.communicate()
+    third = spawn("train", "--resume", folder, "--dry-run")
+    assert third.communicate(timeout=60)[1].startswith("needs 1 CPU and 0 GPU")
+    assert third.returncode == 0
+    with hold(folder), pytest.raises(UsageError, match=f"process {os.getpid()} on .* holds this lock"), hold(folder):
+        pass
+    with hold(folder):
+        pass
+
+
+def test_resuming_tells_what_changed(tmp_path, monkeypatch, capsys):
+    arguments = ("train", JOB, *SMALL, "steps=2", f"runs_dir={tmp_path / 'runs'}", "--local", "--json")
+    assert call(monkeypatch, capsys, *arguments)[0] == 0
+    resume = ("train", "--resume", only_run(tmp_path), "steps=3", "learner.optimizer.lr=3e-4", "--local", "--json")
+    told = "changed: steps 2 -> 3\nchanged: learner.optimizer.lr 0.001 -> 0.0003\n"
+    code, out, err = call(monkeypatch, capsys, *resume, "--dry-run")
+    assert (code, err) == (0, told)
+    assert json.loads(out)["steps"] == 3
+    assert json.loads((only_run(tmp_path) / "config.json").read_text())["steps"] == 2
+    code, out, err = call(monkeypatch, capsys, *resume)
+    assert (code, err) == (0, told)
+    assert json.loads(out)["step"] == 3
+    assert json.loads((only_run(tmp_path) / "config.json").read_text())["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("cluster.num_cpus=2",), "needs 1.5 CPU and 0 GPU; a cluster started here has 2 CPU and 0 GPU: enough"),
+        (("cluster.num_cpus=1",), "has 1 CPU and 0 GPU: too little"),
+        (("learner.gpus=99",), "needs 1.5 CPU and 99 GPU; a cluster started here has"),
+        (("cluster.address=auto", "rollout.workers=4"), "needs 2.5 CPU and 0 GPU of the cluster at auto"),
+    ],
+)
+def test_dry_run_says_what_it_takes(overrides, words, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    code, _, err = call(monkeypatch, capsys, "train", JOB, *overrides, "--dry-run")
+    assert code == 0
+    assert err.count("\n") == 1
+    assert words in err
 
 
 def test_a_run_killed_outright_is_resumed_from_its_last_checkpoint(tmp_path):
