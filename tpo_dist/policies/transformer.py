@@ -114,8 +114,12 @@ class Transformer(Policy):
         return views
 
     def scorer(self, batch: CandidateBatch) -> Callable[[], Tensor]:
-        """Merges the batch into its prefix tree once; each call is one pass over the tree."""
+        """Merges the batch into its prefix tree once; each call is one pass over the tree.
+
+        Raises ValueError for a batch that this policy cannot score: too long, unknown tokens, a mask with holes.
+        """
         self._check_length(batch.prompts_GP.shape[1] + batch.tokens_GKT.shape[2])
+        batch.check(self.head.out_features)
         if batch.prefixes_GT is None:
             tree = build_prefix_tree(batch.prompts_GP, batch.tokens_GKT, batch.mask_GKT)
         else:  # one path for each prompt, whatever K
