@@ -13,6 +13,7 @@ from tests.conftest import SMALL
 from tests.processes import wait_for
 from tests.programs.test_local import final_weights
 from tpo_dist import __version__
+from tpo_dist.bench import ray_tax
 from tpo_dist.errors import UsageError
 from tpo_dist.programs.job import configure
 from tpo_dist.programs.lock import hold
@@ -222,6 +223,19 @@ def test_keys_are_listed(monkeypatch, capsys):
     assert "learner.optimizer.lr" in out
     entries = json.loads(call(monkeypatch, capsys, "train", "--keys", "--json")[1])
     assert {"key", "default", "meaning"} == entries[0].keys()
+    meanings = {entry["key"]: entry["meaning"] for entry in entries}
+    for key, words in (
+        ("task.variant", "one of copy, flip, reverse_copy, reverse_flip. What the answer is"),
+        ("task.reward", "one of bag_of_tokens, sequential, terminal. bag_of_tokens: each right token counts"),
+        ("objective.group_distribution", "one of sequence, length_mean, ratio"),
+        ("objective.group_distribution", "tpo_no_anchor"),
+        ("objective.eta", "Temperature of the target; smaller trusts the scores more; dg: Temperature of the gate"),
+        ("learner.schedule.name", "one of constant, linear, cosine. shape of the decay"),
+        ("rollout.candidates", "one of sequence, token."),
+        ("cluster.placement", "one of PACK, SPREAD, STRICT_PACK, STRICT_SPREAD"),
+        ("policy.width", "transformer: Numbers that stand for a token"),
+    ):
+        assert words in meanings[key], key
 
 
 def test_version_and_help(monkeypatch, capsys):
@@ -240,7 +254,7 @@ def test_help_does_not_wait_for_torch():
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("step", {"seconds_per_step", "plain_torch_seconds_per_step", "speedup_over_plain_torch", "parts"}),
+        ("step", {"seconds_per_step", "speedup_over_plain_torch", "dense_speedup_over_plain_torch", "parts"}),
     ],
 )
 def test_bench_prints_one_object(name, keys, monkeypatch, capsys):
@@ -253,3 +267,22 @@ def test_bench_prints_one_object(name, keys, monkeypatch, capsys):
     assert result["seconds_per_step"] > 0
     _, text, _ = call(monkeypatch, capsys, "bench", name, "--help")
     assert all(key in text for key in result)
+
+
+@pytest.mark.parametrize(("more", "lines"), [((), 4), (("--json",), 0)], ids=["for a person", "--json"])
+def test_bench_says_how_far_it_is(more, lines, monkeypatch, capsys):
+    code, out, err = call(
+        monkeypatch, capsys, "bench", "step", "--repeats", 1, "task.length=3", "rollout.groups_per_step=8", *more
+    )
+    assert code == 0
+    assert err.count("\n") == lines
+    assert "dense" in out
+    if lines:
+        assert "terminal: warm-up: " in err
+        assert "dense: repetition 1 of 1: " in err
+
+
+def test_overhead_is_that_of_the_medians_beside_it():
+    result = ray_tax._summary([([1.0, 2.0], [2.0, 2.0]), ([4.0, 4.0], [4.0, 12.0])], 2, 4)
+    assert result["overhead"] == result["ray_seconds_per_step"] / result["local_seconds_per_step"] == 1.0
+    assert result["paired_overhead"] == pytest.approx((2 / 1.5 + 8 / 4) / 2)

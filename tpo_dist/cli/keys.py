@@ -1,7 +1,11 @@
 """Every key of a job file with its default and its meaning, for `tpo-dist train --keys`."""
 
+import ast
 import dataclasses
-from typing import Any
+import inspect
+import itertools
+import textwrap
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
@@ -30,20 +34,51 @@ def describe_keys() -> list[dict[str, Any]]:
             elif isinstance(value, BaseModel):
                 visit(value, f"{prefix}{name}.")
             else:
-                entries.append({"key": prefix + name, "default": value, "meaning": field.description or ""})
+                meaning = _meaning(field.annotation, field.description or "")
+                entries.append({"key": prefix + name, "default": value, "meaning": meaning})
 
     visit(RunConfig(), "")
     return entries
 
 
 def _options(section: str, kinds: dict[str, type[Any]]) -> list[dict[str, Any]]:
-    owners: dict[str, list[str]] = {}
+    owners: dict[str, dict[str, list[str]]] = {}
     defaults: dict[str, Any] = {}
     for name, kind in kinds.items():
+        words, hints = _field_docstrings(kind), get_type_hints(kind)
         for option in dataclasses.fields(kind):
-            owners.setdefault(option.name, []).append(name)
+            meaning = _meaning(hints[option.name], words.get(option.name, ""))
+            owners.setdefault(option.name, {}).setdefault(meaning, []).append(name)
             defaults.setdefault(option.name, option.default)
     return [
-        {"key": f"{section}.{option}", "default": defaults[option], "meaning": "option of " + ", ".join(names)}
-        for option, names in owners.items()
+        {
+            "key": f"{section}.{option}",
+            "default": defaults[option],
+            "meaning": "; ".join(f"{', '.join(names)}: {meaning}".rstrip(": ") for meaning, names in meanings.items()),
+        }
+        for option, meanings in owners.items()
     ]
+
+
+def _meaning(hint: Any, words: str) -> str:
+    """What it means, after the values that it may have where they are few."""
+    choices = [
+        str(choice) for part in (hint, *get_args(hint)) if get_origin(part) is Literal for choice in get_args(part)
+    ]
+    return ". ".join(text for text in (f"one of {', '.join(choices)}" if choices else "", words) if text)
+
+
+def _field_docstrings(kind: type[Any]) -> dict[str, str]:
+    """The docstring under each field of a class, its own or inherited."""
+    found: dict[str, str] = {}
+    for owner in reversed(kind.__mro__[:-1]):
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        except (OSError, TypeError):  # no source at hand, or a class of the standard library
+            continue
+        assert isinstance(body, ast.ClassDef)
+        for field, after in itertools.pairwise(body.body):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    found[name] = " ".join(words.split()).rstrip(".")
+    return found

@@ -28,9 +28,13 @@ class TransformerOptions:
     """Size of the transformer; the defaults are the paper's code (its text says 4 heads, the code runs 2)."""
 
     width: int = 64
+    """Numbers that stand for a token between the layers."""
     layers: int = 2
+    """Blocks of attention and feed-forward."""
     heads: int = 2
+    """Attention heads; they divide the width."""
     ffn_factor: int = 4
+    """Width of the feed-forward part, over the width."""
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "ffn_factor"):
