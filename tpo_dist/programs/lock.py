@@ -1,6 +1,7 @@
 """One process at a time in the folder of a run."""
 
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from tpo_dist.errors import UsageError
 
 LOCK = "run.lock"
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -31,6 +33,10 @@ def hold(folder: Path) -> Iterator[None]:
             holder = os.read(descriptor, 300).decode(errors="replace").strip() or "another process"
             reason = f"{holder} is training this run and holds this lock"
             raise UsageError(str(path), reason, "let it end, or end it with Ctrl-C or SIGTERM") from None
+        except OSError as error:  # some network file systems have no locks, and training there has to be possible
+            _log.warning(
+                "%s cannot be locked (%s); see to it that only one process trains this run", path, error.strerror
+            )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
