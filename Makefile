@@ -24,8 +24,8 @@ clean:
 
 # Compiled byte code saves seconds at every start of every process, so it is made once, here.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
-	@echo "installing into $(VENV) (once, a few minutes)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]' 2>$(VENV)/install.log \
-	  || { cat $(VENV)/install.log; exit 1; }
+	@test -x $(BIN)/python || { echo "installing (once): making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing (once): packages into $(VENV), a few minutes; see $(VENV)/install.log for how far it is"
+	@$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]' \
+	  >$(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@touch $@

@@ -1,4 +1,4 @@
-"""Finding real processes by what they run, so that tests can kill them."""
+"""Finding the processes that a test started by what they run, so that it can kill them."""
 
 import os
 import time
@@ -6,18 +6,34 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def pids_running(text: str) -> list[int]:
-    """Processes whose command line (or Ray's title for it) contains the text."""
+def pids_running(text: str, below: int | None = None) -> list[int]:
+    """Descendants of a process (None: of this one) whose command line, or Ray's title for it, contains the text.
+
+    Never anyone else's: other trainings may run on the same machine.
+    """
+    parents = {pid: _parent(pid) for pid in (int(f.name) for f in Path("/proc").iterdir() if f.name.isdigit())}
     found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if text in command:
-                found.append(int(folder.name))
+    for pid in parents:
+        above = parents[pid]
+        while above and above != (below or os.getpid()):
+            above = parents.get(above, 0)
+        if above and text in _command(pid):
+            found.append(pid)
     return found
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> object:

@@ -59,7 +59,13 @@ def test_groups_cannot_be_changed():
         ({"lengths": np.zeros((3, 0), dtype=np.int32)}, "at least one candidate"),
         ({"lengths": np.full((3, 2), -1, dtype=np.int32)}, "a candidate length is -1"),
         ({"lengths": np.full((3, 2), 9, dtype=np.int32)}, "add up to 54 tokens"),
-        ({"prompt_lengths": np.array([1, 1], dtype=np.int32)}, "prompt lengths have 2 rows"),
+        ({"prompt_lengths": np.array([1, 1], dtype=np.int32)}, r"prompt_lengths has shape \[2\]; expected \[3\]"),
+        ({"prompt_lengths": np.ones((3, 1), dtype=np.int32)}, r"prompt_lengths has shape \[3, 1\]"),
+        ({"stop_reasons": np.full((3, 2), 3, dtype=np.int8)}, r"stop_reasons holds \[3\]"),
+        ({"stop_reasons": np.full((3, 2), -1, dtype=np.int8)}, r"stop_reasons holds \[-1\]"),
+        ({"group_ids": np.array([5, 6, 5])}, "group_ids holds a group twice"),
+        ({"info": {"seconds": np.array([1.0, np.nan, 2.0])}}, "info/seconds has to hold finite"),
+        ({"info": {"seconds": np.array(["a", "b", "c"])}}, "info/seconds has to hold finite float64"),
         ({"snapshot_versions": np.zeros(2, dtype=np.int64)}, "snapshot_versions has shape"),
         ({"stop_reasons": np.zeros(3, dtype=np.int8)}, "stop_reasons has shape"),
         ({"token_rewards": np.zeros(1, dtype=np.float32)}, "token_rewards has shape"),
@@ -78,6 +84,42 @@ def test_log_probs_are_finite_and_not_positive(value, message):
     logprobs[0] = value
     with pytest.raises(ValueError, match=message):
         make_groups(behavior_logprobs=logprobs)
+
+
+@pytest.mark.parametrize("name", ["tokens", "prompt_tokens"])
+def test_negative_tokens_are_refused(name):
+    tokens = getattr(make_groups(), name).copy()
+    tokens[1] = -4
+    with pytest.raises(ValueError, match=f"^{name} holds -4; token ids are 0 or more"):
+        make_groups(**{name: tokens})
+
+
+def test_a_record_cannot_be_changed_through_the_arrays_it_was_made_of():
+    scores, whole = np.zeros((3, 2), dtype=np.float32), np.zeros((5, 2), dtype=np.float32)
+    watched = whole[:3]
+    watched.setflags(write=False)  # read-only itself, but not its base
+    for given, owner in ((scores, scores), (whole[:3], whole), (watched, whole)):
+        groups = make_groups(scores=given, info={"seconds": np.ones(3)})
+        owner[...] = 0.5  # the caller's own array stays the caller's
+        assert not groups.scores.any()
+        assert not groups.scores.flags.writeable
+        owner[...] = 0.0
+
+
+def test_read_only_memory_is_taken_without_a_copy():
+    buffer = np.frombuffer(bytes(24), dtype=np.float32).reshape(3, 2)  # as Ray's object store hands it out
+    assert np.shares_memory(make_groups(scores=buffer).scores, buffer)
+    blocks = [make_groups(seed=1), make_groups(seed=2)]
+    assert all(not array.flags.writeable for array in concatenate(blocks).arrays().values())
+
+
+def test_only_positions_select():
+    groups = make_groups()
+    for wrong in (np.array([True, False, True]), [0.0, 1.0], np.array([[0], [1]])):
+        with pytest.raises(ValueError, match="give the positions of groups as whole numbers"):
+            groups.select(wrong)
+    with pytest.raises(ValueError, match="holds a group twice"):
+        groups.select([0, 0])
 
 
 def test_a_nan_token_reward_is_refused():
@@ -112,10 +154,10 @@ def content(groups):
 
 def test_selection_takes_whole_groups_in_the_order_asked():
     groups = make_groups(count=6, size=3)
-    picked = groups.select([4, 0, 4])
-    assert picked.group_ids.tolist() == [4, 0, 4]
+    picked = groups.select([4, 0, 3])
+    assert picked.group_ids.tolist() == [4, 0, 3]
     everything = content(groups)
-    assert content(picked) == {i: everything[i] for i in (0, 4)}
+    assert content(picked) == {i: everything[i] for i in (0, 3, 4)}
     assert len(picked) == 3
     assert picked.group_size == 3
 

@@ -1,6 +1,7 @@
 """The stream: whole blocks in draw order, admission by version, and waits that end and say for what they were."""
 
 import asyncio
+import weakref
 
 import pytest
 
@@ -76,6 +77,28 @@ def test_a_step_is_taken_whole_or_not_at_all():
         assert await taking == ["x", "y", "z"]
 
     run(scenario())
+
+
+def test_what_was_taken_is_no_longer_held():
+    async def scenario():
+        stream = make_stream()
+        await stream.publish(0)
+        held = []
+        for _ in range(3):
+            payload = Payload()
+            held.append(weakref.ref(payload))
+            await stream.put(stream.try_lease("a"), payload)
+            del payload
+        assert len(await stream.take(0, 1.0)) == 3
+        assert [reference() for reference in held] == [None, None, None]
+        with pytest.raises(DeadlineExceeded):
+            await stream.take(0, 0.01)
+
+    run(scenario())
+
+
+class Payload:
+    """Something that can be seen to be gone."""
 
 
 def test_a_wait_for_groups_names_what_is_missing_and_who_owes_it():

@@ -31,23 +31,45 @@ def lookup(section: str, name: str, registry: Mapping[str, T]) -> T:
     return registry[name]
 
 
-def build(section: str, kind: type[T], options: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> T:
+def build(
+    section: str,
+    kind: type[T],
+    options: Mapping[str, Any],
+    preset: Mapping[str, Any] | None = None,
+    others: Mapping[str, type[Any]] | None = None,
+) -> T:
     """A component from its options, where `preset` gives the defaults that differ from the class's own.
+
+    `others`: the components of the section by name, to say whose option it is where it is not this one's.
 
     Raises UsageError for an unknown option, a wrong type, or a value that the component itself refuses.
     """
     hints = get_type_hints(kind)
     assert dataclasses.is_dataclass(kind), "components are dataclasses whose fields are their options"
     fields: dict[str, Any] = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(kind)}
-    model = create_model(kind.__name__, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    model = create_model(
+        kind.__name__, __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **fields
+    )
     try:
         checked = model.model_validate({**(preset or {}), **options})
     except ValidationError as error:
-        raise explain(error, section, {section: fields}) from None
+        complaint = explain(error, section, {section: fields})
+        strangers = [str(e["loc"][0]) for e in error.errors()[:1] if e["type"] == "extra_forbidden"]
+        owners = [name for name, other in (others or {}).items() if set(strangers) & _option_names(other)]
+        if owners:
+            fix = f"{strangers[0]} is an option of {', '.join(owners)}; " + (
+                f"those of this one are {', '.join(fields)}" if fields else "this one takes none"
+            )
+            raise UsageError(complaint.where, complaint.reason, fix) from None
+        raise complaint from None
     try:
         return kind(**{name: getattr(checked, name) for name in fields})
     except UsageError as error:
         raise UsageError(f"{section}.{error.where}", error.reason, error.fix) from None
+
+
+def _option_names(kind: type[Any]) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
@@ -76,6 +98,8 @@ def _lower(message: str) -> str:
 
 
 def _advice(kind: str) -> str:
+    if kind == "finite_number":
+        return "give a finite number"
     if kind.endswith(("_type", "_parsing")):
         return "give a value of that type, quoted only where it is text"
     if kind in ("literal_error", "enum"):

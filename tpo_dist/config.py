@@ -1,7 +1,7 @@
 """The whole run as frozen models: what you write is what runs, and what you did not write has its default here.
 
 A section with a `name` (task, policy, objective) takes the options of the component of that name; they are checked
-against the component itself before anything starts (`programs/parts.py`).
+against the component itself before anything starts (`programs/resolve.py`).
 """
 
 from typing import Annotated, Any, Literal
@@ -13,13 +13,13 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ComponentConfig(BaseModel):
     """A component by name; every other key of the section is an option of that component."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
     name: str = Field(description="which one")
 
     @property
@@ -32,7 +32,7 @@ class OptimizerConfig(_Section):
     """How gradients become steps."""
 
     name: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for matrices, Adam for the rest; adamw")
-    lr: float = Field(1e-3, gt=0, description="learning rate before the schedule")
+    lr: float = Field(1e-3, gt=0, le=1e18, description="learning rate before the schedule")
     momentum: float = Field(0.95, ge=0, lt=1, description="muon: momentum of the matrices")
     damping: float | None = Field(
         None,

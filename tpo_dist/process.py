@@ -1,7 +1,9 @@
 """What a process that computes should set up for itself."""
 
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 
@@ -18,3 +20,13 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # the largest that glibc accepts
         mallopt(_M_TRIM_THRESHOLD, 1024**3)
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use at most: the machine's, or its control group's where that is less."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return machine
+    return min(machine, int(limit)) if limit.isdigit() else machine

@@ -46,8 +46,9 @@ class Prompts:
 class ScoredGroups:
     """G whole groups of K candidates, complete and scored at birth; the only thing rollout hands to the learner.
 
+    Nobody can change it: arrays that somebody could still write to are copied, read-only ones are taken as they are.
     Raises ValueError, naming the field and the reason, for a wrong shape or dtype, a score or log-prob that is not
-    finite, lengths that do not add up, or an empty block.
+    finite, lengths that do not add up, a token or stop reason that there is not, a group twice, or an empty block.
     """
 
     group_ids: NDArray[np.int64]
@@ -81,9 +82,11 @@ class ScoredGroups:
     """Small numbers per group [G], for the logs."""
 
     def __post_init__(self) -> None:
+        for name in (f.name for f in fields(self)):
+            if isinstance(array := getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, _frozen(array))
+        object.__setattr__(self, "info", {name: _frozen(np.asarray(of)) for name, of in self.info.items()})
         _check_groups(self)
-        for array in self.arrays().values():
-            array.setflags(write=False)
 
     def __len__(self) -> int:
         return len(self.group_ids)
@@ -108,8 +111,14 @@ class ScoredGroups:
         return {name: array for name, array in named.items() if array is not None}
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "ScoredGroups":
-        """The groups at these positions, whole, in this order."""
-        index = np.asarray(indices, dtype=np.int64)
+        """The groups at these positions, whole, in this order. Raises ValueError for anything but whole numbers."""
+        index = np.asarray(indices)
+        if index.ndim != 1 or index.dtype.kind not in "iu":
+            raise ValueError(
+                f"indices have dtype {index.dtype} and shape {list(index.shape)}; give the positions of groups as "
+                "whole numbers, np.flatnonzero(mask) for a mask"
+            )
+        index = index.astype(np.int64)
         token_index = _ragged_index(self.lengths.reshape(len(self), -1).sum(axis=1), index)
         prompt_index = _ragged_index(self.prompt_lengths, index)
         return ScoredGroups(
@@ -145,6 +154,8 @@ def concatenate(blocks: Sequence[ScoredGroups]) -> ScoredGroups:
         if block.arrays().keys() != first.keys():
             raise ValueError(f"blocks differ in their fields: {sorted(block.arrays().keys() ^ first.keys())}")
     joined = {name: np.concatenate([block.arrays()[name] for block in blocks]) for name in first}
+    for array in joined.values():
+        array.setflags(write=False)  # nobody else has it, so the record need not copy it
     info = {name.removeprefix("info/"): joined.pop(name) for name in first if name.startswith("info/")}
     return ScoredGroups(**joined, token_level=blocks[0].token_level, info=info)
 
@@ -192,6 +203,18 @@ def weights_digest(arrays: Mapping[str, Array]) -> str:
     return hasher.hexdigest()
 
 
+def _frozen(array: Array) -> Array:
+    """The array itself where nobody can write to its memory, else a read-only copy."""
+    at: object = array
+    while isinstance(at, np.ndarray):
+        if at.flags.writeable:
+            array = array.copy()
+            array.setflags(write=False)
+            return array
+        at = at.base
+    return array
+
+
 def _ragged_index(lengths: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions, in a flat ragged array with these row lengths, of the given rows one after another."""
     ends = np.cumsum(lengths, dtype=np.int64)
@@ -216,7 +239,7 @@ def _check_groups(groups: ScoredGroups) -> None:
             f"lengths has shape {list(groups.lengths.shape)} for {count} groups; "
             "a record has at least one group of at least one candidate"
         )
-    by_group = ("group_ids", "snapshot_versions", "snapshot_digests")
+    by_group = ("group_ids", "prompt_lengths", "snapshot_versions", "snapshot_digests")
     wanted: dict[str, tuple[int, ...]] = dict.fromkeys(by_group, (count,))
     wanted |= dict.fromkeys(("scores", "stop_reasons"), groups.lengths.shape)
     per_token = ("behavior_logprobs",) if groups.token_rewards is None else ("behavior_logprobs", "token_rewards")
@@ -247,6 +270,16 @@ def _check_values(groups: ScoredGroups) -> None:
     for name in ("token_rewards", "greedy_scores"):
         if name in groups.arrays() and not np.isfinite(groups.arrays()[name]).all():
             raise ValueError(f"{name} holds a value that is not finite")
+    for name in ("tokens", "prompt_tokens"):
+        if groups.arrays()[name].size and int(groups.arrays()[name].min()) < 0:
+            raise ValueError(f"{name} holds {int(groups.arrays()[name].min())}; token ids are 0 or more")
+    if not np.isin(groups.stop_reasons, tuple(StopReason)).all():
+        raise ValueError(f"stop_reasons holds {np.unique(groups.stop_reasons).tolist()}, not only those of StopReason")
+    if len(np.unique(groups.group_ids)) < len(groups):
+        raise ValueError("group_ids holds a group twice")
+    for name, numbers in groups.info.items():
+        if numbers.dtype != np.float64 or not np.isfinite(numbers).all():
+            raise ValueError(f"info/{name} has to hold finite float64 numbers")
     if groups.token_level and (groups.token_rewards is None or (groups.lengths != groups.lengths[:, :1]).any()):
         raise ValueError("token-level groups need token_rewards, and candidates of one length in each group")
 

@@ -1,5 +1,6 @@
 """What a user can get wrong: one line with the reason and the fix, a non-zero exit code, no traceback, nothing left."""
 
+import json
 import os
 import socket
 import subprocess
@@ -21,7 +22,12 @@ CASES = {
     "unknown objective": (JOB, ["objective.name=gpro"], ["objective.name = 'gpro'", "did you mean 'grpo'"]),
     "unknown policy": (JOB, ["policy.name=mamba"], ["policy.name = 'mamba'", "valid names are transformer"]),
     "unknown option": (JOB, ["task.lenght=4"], ["task.lenght", "did you mean 'length'"]),
-    "option of another objective": (JOB, ["objective.clip=0.1"], ["objective.clip", "valid names are eta"]),
+    "option of another objective": (JOB, ["objective.clip=0.1"], ["objective.clip", "clip is an option of grpo, grpo_no_kl, grpo_masked, ppo", "those of this one are eta, group_distribution"]),
+    "option of other objectives": (JOB, ["objective.eta=2.0", "objective.name=grpo"], ["objective.eta", "eta is an option of tpo, tpo_steady, tpo_no_anchor, dg", "those of this one are clip, beta"]),
+    "option of a method that has none": (JOB, ["objective.name=reinforce", "objective.eta=2.0"], ["eta is an option of tpo", "this one takes none"]),
+    "a name for a section": (JOB, ["objective=grpo"], ["objective = 'grpo'", "write objective.name=grpo"]),
+    "a name for a section, with options": (JOB, ["objective.beta=0.1", "objective=grpo"], ["objective = 'grpo'", "write objective.name=grpo"]),
+    "a name for a section in the file": (JOB + "policy: transformer\n", [], ["policy = 'transformer'", "{name: transformer}"]),
     "text for a number": (JOB, ["steps=many"], ["steps = 'many'", "valid integer"]),
     "fraction for a count": (JOB, ["rollout.workers=1.5"], ["rollout.workers = 1.5", "integer"]),
     "truth value for a number": (JOB, ["task.length=true"], ["task.length = True", "valid integer"]),
@@ -32,6 +38,26 @@ CASES = {
     "no steps": (JOB, ["steps=0"], ["steps = 0", "greater than or equal to 1"]),
     "negative learning rate": (JOB, ["learner.optimizer.lr=-0.1"], ["learner.optimizer.lr = -0.1", "greater than 0"]),
     "learning rate that is no number": (JOB, ["learner.optimizer.lr=.nan"], ["learner.optimizer.lr = nan"]),
+    "learning rate beyond float32": (JOB, ["learner.optimizer.lr=1e30"], ["learner.optimizer.lr = 1e+30", "less than or equal to"]),
+    "option that is no number": (JOB, ["objective.name=grpo", "objective.beta=.nan"], ["objective.beta = nan", "give a finite number"]),
+    "option without end": (JOB, ["objective.eta=.inf"], ["objective.eta = inf", "give a finite number"]),
+    "number too large for a float": (JOB, ["objective.eta=1e999"], ["objective.eta = inf", "give a finite number"]),
+    "deadline without end": (JOB, ["deadlines.groups_seconds=.inf"], ["deadlines.groups_seconds = inf", "give a finite number"]),
+    "an override without anything behind it": (JOB, ["steps="], ["steps=: there is no value", "write steps=VALUE"]),
+    "an anchor inside itself": (JOB + "policy: &p {name: transformer, width: *p}\n", [], ["refers to itself"]),
+    "an anchor inside itself as override": (JOB, ["policy=&p {name: transformer, width: *p}"], ["refers to itself"]),
+    "nesting without end": (JOB + "policy: " + "[" * 5000 + "\n", [], ["nested too deeply"]),
+    "a width beyond all memory": (JOB, ["policy.width=100000000", "--local"], ["parameters alone take", "GiB of memory", "make the policy"]),
+    "a vocabulary beyond all memory": (JOB, ["task.vocab=2147483647", "--local"], ["parameters alone take", "GiB"]),
+    "a CPU that does not exist": (JOB, ["rollout.device=cpu:foo"], ["rollout.device = 'cpu:foo'", "give cpu or cuda"]),
+    "a GPU that does not exist": (JOB, ["learner.device=cuda:99", "learner.gpus=1", "--local"], ["learner.device = 'cuda:99'", "CUDA devices here"]),
+    "an address for one process": (JOB, ["--local", "--address", "auto"], ["--address auto", "without Ray", "drop one"]),
+    "a job file with --resume": (JOB, ["--resume", "some-run"], ["job.yaml: a job file cannot go with --resume some-run"]),
+    "a key as an option": (JOB, ["--seed", "3"], ["--seed: there is no such option", "write seed=3"]),
+    "a key as an option with its value": (JOB, ["--steps=5"], ["--steps: there is no such option", "write steps=5"]),
+    "an inner key as an option": (JOB, ["--learner.optimizer.lr=1"], ["write learner.optimizer.lr=1"]),
+    "an unknown option": (JOB, ["--frobnicate"], ["--frobnicate: there is no such option", "see --help"]),
+    "an option without its value": (JOB, ["--address"], ["'--address' requires an argument", "see --help"]),
     "K = 1 for a grouped method": (JOB, ["rollout.group_size=1"], ["rollout.group_size = 1", "'tpo' compares", "give 2 or more"]),
     "V = 0": (JOB, ["task.vocab=0"], ["task.vocab = 0", "give 2 or more"]),
     "H = 0": (JOB, ["task.length=0"], ["task.length = 0", "at least 1 token"]),
@@ -66,7 +92,7 @@ def test_one_line_with_reason_and_fix(case, tmp_path, monkeypatch, capsys):
         job.write_bytes(content)
     elif content is not None:
         job.write_text(content)
-    arguments = arguments if "--resume" in arguments else [job, *arguments]
+    arguments = arguments if content is None and "--resume" in arguments else [job, *arguments]
     started = time.monotonic()
     code, out, err = call(monkeypatch, capsys, "train", *arguments)
     assert code == 2
@@ -167,14 +193,81 @@ def test_a_damaged_run_is_not_resumed(damage, words, tmp_path, monkeypatch, caps
     assert "Traceback" not in out + err
 
 
-def test_a_checkpoint_of_another_model_is_not_resumed(tmp_path, monkeypatch, capsys):
+def contents(folder):
+    """Every file of a run but its lock, which says who held it last."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"}
+
+
+def rewrite_config(folder, **policy):
+    settings = json.loads((folder / "config.json").read_text())
+    settings["policy"] |= policy
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+def finished(tmp_path, monkeypatch, capsys):
+    """The folder of a run of three steps, with a metrics row behind its checkpoint, as a crash leaves it."""
     job = tmp_path / "job.yaml"
     job.write_text(JOB + f"runs_dir: {tmp_path / 'runs'}\n")
     assert call(monkeypatch, capsys, "train", job, *SMALL, "steps=3", "--local", "--json")[0] == 0
     (folder,) = (tmp_path / "runs").iterdir()
-    code, _, err = call(monkeypatch, capsys, "train", "--resume", folder, "steps=6", "policy.width=32", "--local")
-    assert code == 2
-    assert "holds another model: parameter" in err
+    with (folder / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 4, "error": 1.0, "step_seconds": 0.1}\n')
+    return folder
+
+
+ROW = '{"step": 1, "error": 1.0, "step_seconds": 0.1}'
+
+FAILED_STARTS = {
+    "a checkpoint of another model": (["--local"], "holds another model: parameter", lambda f: rewrite_config(f, width=32)),
+    "a checkpoint of another model on Ray": ([], "holds another model: parameter", lambda f: rewrite_config(f, width=32)),
+    "another optimizer": (["--local", "learner.optimizer.name=adamw"], "state of another optimizer", None),
+    "a cluster that does not answer": (["--address", "127.0.0.1:9"], "nothing answers there", None),
+    "no room": (["cluster.num_cpus=1", "rollout.cpus=3"], "placement of 3.5 CPU", None),
+    "no such device": (["--local", "learner.device=cuda:99", "learner.gpus=1"], "CUDA devices here", None),
+    "damaged metrics": (["--local"], "metrics.jsonl, line 2", lambda f: (f / "metrics.jsonl").write_text(f"{ROW}\n[1]\n{ROW}\n")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "words", "prepare"), FAILED_STARTS.values(), ids=FAILED_STARTS.keys())
+def test_a_resume_that_cannot_start_changes_nothing(options, words, prepare, tmp_path, monkeypatch, capsys):
+    folder = finished(tmp_path, monkeypatch, capsys)
+    if prepare is not None:
+        prepare(folder)
+    before = contents(folder)
+    done = run(
+        "train", "--resume", folder, "steps=6", "deadlines.connect_seconds=3.0", *options, RAY_AUTH_MODE="disabled"
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert words in line
+    assert "Traceback" not in done.stderr
+    assert contents(folder) == before
+    assert json.loads((folder / "summary.json").read_text())["status"] == "completed"
+
+
+def test_a_summary_that_says_running_is_corrected_by_a_start_that_fails(tmp_path, monkeypatch, capsys):
+    folder = finished(tmp_path, monkeypatch, capsys)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "status": "running"}))  # as SIGKILL leaves it
+    rewrite_config(folder, width=32)
+    assert call(monkeypatch, capsys, "train", "--resume", folder, "steps=6", "--local")[0] == 2
+    assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
+
+
+def test_mistakes_of_the_framework_are_one_line_everywhere(monkeypatch, capsys):
+    for arguments, words in (
+        (["trian"], "No such command 'trian'"),
+        (["--nonsense"], "--nonsense: there is no such option"),
+        (["bench", "step", "--repeats", "x"], "valid integer"),
+        (["bench", "step", "--repeats", "0"], "--repeats"),
+    ):
+        code, out, err = call(monkeypatch, capsys, *arguments)
+        assert code == 2
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1, err
+        assert words in err
+        assert " Fix: " in err
 
 
 def test_no_job_at_all(monkeypatch, capsys):

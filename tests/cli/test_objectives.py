@@ -52,5 +52,5 @@ def test_keys_say_whose_default_is_which():
     assert keys["objective.eta"]["default"] == 1.0
     beta = keys["objective.beta"]
     assert beta["default"] is None
-    for owner in ("grpo (0.04)", "grpo_no_kl (0.0)", "grpo_masked (0.04)", "awr (1.0)", "dapo (0.0)"):
+    for owner in ("grpo, grpo_masked, grpo_token (default 0.04)", "grpo_no_kl (default 0.0)", "awr (default 1.0)"):
         assert owner in beta["meaning"]

@@ -13,7 +13,10 @@ from tests.conftest import SMALL
 from tests.processes import wait_for
 from tests.programs.test_local import final_weights
 from tpo_dist import __version__
+from tpo_dist.bench import ray_tax
+from tpo_dist.errors import UsageError
 from tpo_dist.programs.job import configure
+from tpo_dist.programs.lock import hold
 from tpo_dist.programs.run import Run
 
 JOB = ROOT / "jobs" / "token_reversal.yaml"
@@ -96,6 +99,78 @@ def test_ctrl_c_saves_and_resume_goes_on_to_the_same_end(tmp_path):
     assert resumed["error"] == json.loads(out)["error"]
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize("options", [("--local",), ()], ids=["one process", "Ray"])
+def test_sigterm_ends_a_run_in_order(options, tmp_path):
+    process = spawn("train", JOB, *SMALL, *options, "steps=100000", f"runs_dir={tmp_path / 'runs'}")
+    metrics = wait_for(lambda: list((tmp_path / "runs").glob("*/metrics.jsonl")), "the run", 60)[0]
+    wait_for(lambda: len(metrics.read_text().splitlines()) >= 3, "three steps", 120)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "stopping after this step" in err
+    assert "SIGTERM" not in out + err  # the head of a native stack trace
+    assert "Traceback" not in out + err
+    folder = only_run(tmp_path)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert summary["checkpoint"] is not None
+    assert weights(folder)[0] >= summary["step"] >= 3
+
+
+def test_one_process_at_a_time_trains_a_run(tmp_path):
+    options = [*SMALL, "checkpoint.every_steps=5", "steps=100000", f"runs_dir={tmp_path / 'runs'}", "--local"]
+    process = spawn("train", JOB, *options)
+    wait_for(lambda: list((tmp_path / "runs").glob("*/checkpoints/step-*05")), "the first checkpoint", 60)
+    folder = only_run(tmp_path)
+    second = spawn("train", "--resume", folder, "--local")
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert err.startswith(f"error: {folder / 'run.lock'}: process {process.pid} on ")
+    assert err.count("\n") == 1
+    os.kill(process.pid, signal.SIGKILL)  # the lock goes with its holder
+    process.communicate()
+    third = spawn("train", "--resume", folder, "--dry-run")
+    assert third.communicate(timeout=60)[1].startswith("needs 1 CPU and 0 GPU")
+    assert third.returncode == 0
+    with hold(folder), pytest.raises(UsageError, match=f"process {os.getpid()} on .* holds this lock"), hold(folder):
+        pass
+    with hold(folder):
+        pass
+
+
+def test_resuming_tells_what_changed(tmp_path, monkeypatch, capsys):
+    arguments = ("train", JOB, *SMALL, "steps=2", f"runs_dir={tmp_path / 'runs'}", "--local", "--json")
+    assert call(monkeypatch, capsys, *arguments)[0] == 0
+    resume = ("train", "--resume", only_run(tmp_path), "steps=3", "learner.optimizer.lr=3e-4", "--local", "--json")
+    told = "changed: steps 2 -> 3\nchanged: learner.optimizer.lr 0.001 -> 0.0003\n"
+    code, out, err = call(monkeypatch, capsys, *resume, "--dry-run")
+    assert (code, err) == (0, told)
+    assert json.loads(out)["steps"] == 3
+    assert json.loads((only_run(tmp_path) / "config.json").read_text())["steps"] == 2
+    code, out, err = call(monkeypatch, capsys, *resume)
+    assert (code, err) == (0, told)
+    assert json.loads(out)["step"] == 3
+    assert json.loads((only_run(tmp_path) / "config.json").read_text())["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("cluster.num_cpus=2",), "needs 1.5 CPU and 0 GPU; a cluster started here has 2 CPU and 0 GPU: enough"),
+        (("cluster.num_cpus=1",), "has 1 CPU and 0 GPU: too little"),
+        (("learner.gpus=99",), "needs 1.5 CPU and 99 GPU; a cluster started here has"),
+        (("cluster.address=auto", "rollout.workers=4"), "needs 2.5 CPU and 0 GPU of the cluster at auto"),
+    ],
+)
+def test_dry_run_says_what_it_takes(overrides, words, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    code, _, err = call(monkeypatch, capsys, "train", JOB, *overrides, "--dry-run")
+    assert code == 0
+    assert err.count("\n") == 1
+    assert words in err
+
+
 def test_a_run_killed_outright_is_resumed_from_its_last_checkpoint(tmp_path):
     options = [*SMALL, "steps=40", "checkpoint.every_steps=5", f"runs_dir={tmp_path / 'runs'}"]
     process = spawn("train", JOB, *options, "steps=100000", "--local")
@@ -148,6 +223,19 @@ def test_keys_are_listed(monkeypatch, capsys):
     assert "learner.optimizer.lr" in out
     entries = json.loads(call(monkeypatch, capsys, "train", "--keys", "--json")[1])
     assert {"key", "default", "meaning"} == entries[0].keys()
+    meanings = {entry["key"]: entry["meaning"] for entry in entries}
+    for key, words in (
+        ("task.variant", "one of copy, flip, reverse_copy, reverse_flip. What the answer is"),
+        ("task.reward", "one of bag_of_tokens, sequential, terminal. bag_of_tokens: each right token counts"),
+        ("objective.group_distribution", "one of sequence, length_mean, ratio"),
+        ("objective.group_distribution", "tpo_no_anchor"),
+        ("objective.eta", "Temperature of the target; smaller trusts the scores more; dg: Temperature of the gate"),
+        ("learner.schedule.name", "one of constant, linear, cosine. shape of the decay"),
+        ("rollout.candidates", "one of sequence, token."),
+        ("cluster.placement", "one of PACK, SPREAD, STRICT_PACK, STRICT_SPREAD"),
+        ("policy.width", "transformer: Numbers that stand for a token"),
+    ):
+        assert words in meanings[key], key
 
 
 def test_version_and_help(monkeypatch, capsys):
@@ -166,7 +254,7 @@ def test_help_does_not_wait_for_torch():
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("step", {"seconds_per_step", "plain_torch_seconds_per_step", "speedup_over_plain_torch", "parts"}),
+        ("step", {"seconds_per_step", "speedup_over_plain_torch", "dense_speedup_over_plain_torch", "parts"}),
     ],
 )
 def test_bench_prints_one_object(name, keys, monkeypatch, capsys):
@@ -179,3 +267,22 @@ def test_bench_prints_one_object(name, keys, monkeypatch, capsys):
     assert result["seconds_per_step"] > 0
     _, text, _ = call(monkeypatch, capsys, "bench", name, "--help")
     assert all(key in text for key in result)
+
+
+@pytest.mark.parametrize(("more", "lines"), [((), 4), (("--json",), 0)], ids=["for a person", "--json"])
+def test_bench_says_how_far_it_is(more, lines, monkeypatch, capsys):
+    code, out, err = call(
+        monkeypatch, capsys, "bench", "step", "--repeats", 1, "task.length=3", "rollout.groups_per_step=8", *more
+    )
+    assert code == 0
+    assert err.count("\n") == lines
+    assert "dense" in out
+    if lines:
+        assert "terminal: warm-up: " in err
+        assert "dense: repetition 1 of 1: " in err
+
+
+def test_overhead_is_that_of_the_medians_beside_it():
+    result = ray_tax._summary([([1.0, 2.0], [2.0, 2.0]), ([4.0, 4.0], [4.0, 12.0])], 2, 4)
+    assert result["overhead"] == result["ray_seconds_per_step"] / result["local_seconds_per_step"] == 1.0
+    assert result["paired_overhead"] == pytest.approx((2 / 1.5 + 8 / 4) / 2)

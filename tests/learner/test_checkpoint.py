@@ -42,14 +42,14 @@ def test_a_restored_learner_goes_on_bit_for_bit(optimizer, small_config, tmp_pat
     assert_same_weights(straight, resumed)
 
 
-def test_the_random_state_is_restored(small_config, tmp_path):
-    learner = make_learner(small_config())
-    torch.manual_seed(4)
-    folder = save_checkpoint(tmp_path, learner, keep=1)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    load_checkpoint(folder, learner)
-    assert (torch.rand(3) == expected).all()
+def test_a_run_draws_nothing_from_torchs_global_generator(small_config):
+    """So it needs no seed and no place in a checkpoint, in one process as on Ray."""
+    learners = []
+    for seed in (4, 5):
+        torch.manual_seed(seed)
+        learners.append(make_learner(small_config()))
+        advance(small_config(), learners[-1], 2)
+    assert_same_weights(*learners)
 
 
 def test_the_newest_are_kept(small_config, tmp_path):
@@ -78,9 +78,19 @@ def test_saving_happens_on_time_and_at_the_end(small_config, tmp_path):
         (lambda folder: (folder / "state.json").unlink(), "state.json: the checkpoint lacks this file"),
         (lambda folder: os.truncate(folder / "optimizer.safetensors", 100), "has 100 bytes where"),
         (lambda folder: flip(folder / "model.safetensors"), "its checksum is not the one that was written"),
-        (lambda folder: (folder / "state.json").write_text('{"format": 1, "st'), "state.json: is damaged"),
+        (lambda folder: (folder / "state.json").write_text('{"format": 2, "st'), "state.json: is damaged"),
         (lambda folder: (folder / "state.json").write_text("[]"), "state.json: is damaged"),
-        (lambda folder: rewrite(folder, format=99), "has format 99; this version reads 1"),
+        (lambda folder: rewrite(folder, files={}), "state.json: is damaged .*files has to list"),
+        (lambda folder: rewrite(folder, files=[1]), "state.json: is damaged .*files has to list"),
+        (
+            lambda folder: rewrite(folder, files={"model.safetensors": 1, "optimizer.safetensors": 2}),
+            "size and its check",
+        ),
+        (lambda folder: rewrite(folder, step=-1), "state.json: is damaged .*step is -1"),
+        (lambda folder: rewrite(folder, step="5"), "state.json: is damaged .*step is '5'"),
+        (lambda folder: rewrite(folder, step=6), "says step 6 where model.safetensors was written with 5"),
+        (lambda folder: rewrite(folder, draws_trained=8), "says draws_trained 8 where"),
+        (lambda folder: rewrite(folder, format=99), "has format 99; this version reads 2"),
     ],
 )
 def test_damage_is_seen_before_anything_is_used(damage, message, small_config, tmp_path):
@@ -114,18 +124,53 @@ def rewrite(folder, **changes):
         ("policy.width=32", "holds another model: parameter"),
         ("policy.layers=3", "holds another model: the weights lack parameter 'blocks.2"),
         ("task.length=6", "holds another model: parameter 'positions'"),
-        ("learner.optimizer.name=adamw", "the state of another optimizer"),
     ],
 )
-def test_a_checkpoint_of_another_model_or_optimizer_is_refused(override, message, small_config, tmp_path):
+def test_a_checkpoint_of_another_model_is_refused(override, message, small_config, tmp_path):
     learner = make_learner(small_config())
     advance(small_config(), learner, 1)
     folder = save_checkpoint(tmp_path, learner, keep=1)
-    other = make_learner(small_config(override))
-    if "adamw" in override:
-        advance(small_config(override), other, 1)
     with pytest.raises(UsageError, match=message):
-        load_checkpoint(folder, other)
+        load_checkpoint(folder, make_learner(small_config(override)))
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize(("wrote", "reads"), [("muon", "adamw"), ("adamw", "muon")])
+def test_the_state_of_another_optimizer_is_refused_by_one_that_has_not_stepped(
+    wrote, reads, steps, small_config, tmp_path
+):
+    config = small_config(f"learner.optimizer.name={wrote}")
+    learner = make_learner(config)
+    advance(config, learner, steps)
+    folder = save_checkpoint(tmp_path, learner, keep=1)
+    with pytest.raises(UsageError, match="it is the state of another optimizer"):
+        load_checkpoint(folder, make_learner(small_config(f"learner.optimizer.name={reads}")))
+
+
+def test_other_folders_beside_the_checkpoints_are_left_alone(small_config, tmp_path):
+    for name in ("step-zzz", "step-1", "step-00000009.old"):
+        (tmp_path / name).mkdir()
+    learner = make_learner(small_config())
+    learner.version = 4
+    assert list_checkpoints(tmp_path) == []
+    folder = save_checkpoint(tmp_path, learner, keep=1)
+    assert list_checkpoints(tmp_path) == [folder]
+    assert (tmp_path / "step-zzz").is_dir()
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_refused(small_config, tmp_path):
+    folder = save_checkpoint(tmp_path, make_learner(small_config()), keep=1)
+    with pytest.raises(UsageError, match="holds step 0, which another folder name belongs to"):
+        read_state(folder.rename(tmp_path / "step-00000007"))
+
+
+def test_what_a_crash_left_of_the_same_checkpoint_is_not_mixed_in(small_config, tmp_path):
+    left = tmp_path / ".step-00000000.partial"
+    left.mkdir()
+    (left / "model.safetensors.old").write_text("half a file")
+    folder = save_checkpoint(tmp_path, make_learner(small_config()), keep=1)
+    assert len(list(folder.iterdir())) == 3
+    assert not left.exists()
 
 
 FULL_DISK = """

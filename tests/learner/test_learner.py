@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tpo_dist.learner.gradients import EpochGradients
 from tpo_dist.policies.weights import export_weights
 from tpo_dist.programs.parts import make_learner, make_worker
 from tpo_dist.records import ScoredGroups
@@ -79,6 +80,42 @@ def test_on_policy_and_stale_groups_train_alike_up_to_rounding(small_config):
         if name.endswith("qkv.bias"):  # the gradient of key biases is rounding noise, which Muon scales up
             continue
         torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+
+
+def mixed(groups, *versions):
+    """The groups as if half of them came from each version."""
+    labels = np.repeat(versions, len(groups) // len(versions))
+    return with_arrays(groups, snapshot_versions=labels)
+
+
+def test_a_batch_that_is_stale_in_part_is_not_taken_for_fresh(small_config, monkeypatch):
+    config = small_config("learner.epochs=1", "task.reward=bag_of_tokens")
+    learner, worker = step_parts(config)
+    groups = worker.roll(draws(config))
+    learner._issued[-1] = learner._issued[0]
+    monkeypatch.setattr(EpochGradients, "on_policy_epoch", lambda _: pytest.fail("reused the snapshot's log-probs"))
+    learner.update(mixed(groups, 0, -1))
+
+
+@pytest.mark.parametrize(("oldest", "staleness"), [(4, 0), (3, 1), (1, 3)])
+def test_staleness_is_the_age_of_the_oldest_group(oldest, staleness, small_config):
+    config = small_config("learner.epochs=1")
+    learner, worker = step_parts(config)
+    groups = worker.roll(draws(config))
+    learner.version = 4
+    for version in (4, oldest):
+        learner._issued[version] = learner._issued[0]
+    assert learner.update(mixed(groups, 4, oldest))["staleness"].value == staleness
+
+
+def test_a_group_fails_where_all_of_its_candidates_do(small_config):
+    config = small_config("learner.epochs=1")
+    learner, worker = step_parts(config)
+    groups = worker.roll(draws(config))
+    scores = np.zeros_like(groups.scores)
+    scores[: len(groups) // 4, 0] = 1.0  # one success among many is enough
+    metrics = learner.update(with_arrays(groups, scores=scores))
+    assert metrics["all_fail"].value == pytest.approx(0.75)
 
 
 def test_clipping_scales_the_gradient_to_the_bound(small_config):

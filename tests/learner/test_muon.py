@@ -6,6 +6,7 @@ import torch
 
 from tests.objective.batches import make_objective
 from tests.policies.test_transformer import flax_arrays
+from tpo_dist.bench.plain_torch import _optimize, _scores
 from tpo_dist.learner.batch import TrainingBatch
 from tpo_dist.learner.gradients import EpochGradients
 from tpo_dist.learner.muon import MuonAdam, orthogonalise
@@ -137,3 +138,22 @@ def test_damped_steps_shrink_with_the_gradient():
         usual = (square / (1 - 0.9**step)) ** 0.5
     assert moved[0.9][2] / moved[None][2] == pytest.approx(0.01 / usual, rel=1e-3)
     assert moved[0.9][3] == 0.0
+
+
+def test_the_yardstick_of_the_benchmark_steps_alike():
+    ours, theirs = (TransformerOptions(width=16).build(5, 6, seed=1) for _ in range(2))
+    optimizer = MuonAdam(ours.named_parameters(), ours.matrix_views(), lr=0.01)
+    generator, state = torch.Generator().manual_seed(2), {}
+    for step in (1, 2, 3):
+        for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        optimizer.step()
+        _optimize(theirs, state, step, 0.01)
+    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(("reward", "score"), [("terminal", 0.0), ("sequential", 0.5), ("bag_of_tokens", 0.75)])
+def test_the_yardstick_of_the_benchmark_scores_alike(reward, score):
+    assert _scores(torch.tensor([[[True, True, False, True]]]), reward).item() == score

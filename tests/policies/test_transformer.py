@@ -231,3 +231,49 @@ def test_greedy_takes_the_likeliest_token_beside_drawn_candidates():
     others = [0, 2]
     alone, _ = policy.sample(prompts, uniforms[:, others])
     assert (alone == tokens[:, others]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b.mask_GKT[0, 0].copy_(torch.tensor([True, False, True, True])), "mask_GKT has a hole"),
+        (lambda b: b.tokens_GKT[0, 0].fill_(-1), "token ids run from -1 to 2; those of this policy from 0 to 2"),
+        (lambda b: b.tokens_GKT[0, 0].fill_(3), "token ids run from 0 to 3"),
+        (lambda b: b.prompts_GP[0].fill_(7), "token ids run from 0 to 7"),
+    ],
+)
+def test_a_batch_that_cannot_be_scored_is_refused(change, message):
+    batch = random_batch(ragged=False)
+    change(batch)
+    with pytest.raises(ValueError, match=message):
+        make_policy().scorer(batch)
+
+
+def test_unknown_tokens_of_a_followed_sequence_are_refused():
+    batch = random_batch(ragged=False)
+    prefixes = batch.tokens_GKT[:, 0].clone()
+    prefixes[0, 1] = 3
+    followed = CandidateBatch(
+        prompts_GP=batch.prompts_GP, tokens_GKT=batch.tokens_GKT, mask_GKT=batch.mask_GKT, prefixes_GT=prefixes
+    )
+    with pytest.raises(ValueError, match="token ids run from 0 to 3"):
+        make_policy().scorer(followed)
+
+
+def test_padding_may_hold_any_token():
+    policy, batch = make_policy(), random_batch()
+    rubbish = CandidateBatch(
+        prompts_GP=batch.prompts_GP,
+        tokens_GKT=torch.where(batch.mask_GKT, batch.tokens_GKT, 2**62),
+        mask_GKT=batch.mask_GKT,
+    )
+    assert (policy.scorer(rubbish)() == policy.scorer(batch)()).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "vocab", "context"), [({}, 2, 20), ({"width": 12, "layers": 3, "heads": 3, "ffn_factor": 2}, 7, 9)]
+)
+def test_parameters_are_counted_without_building(options, vocab, context):
+    chosen = TransformerOptions(**options)
+    built = sum(parameter.numel() for parameter in chosen.build(vocab, context, 0).parameters())
+    assert chosen.count(vocab, context) == built

@@ -70,6 +70,19 @@ def test_the_last_override_wins_and_another_component_starts_afresh():
     assert configure(settings, ["objective.eta=2.0"]).objective.options["eta"] == 2.0
 
 
+def test_options_stand_whatever_the_order_of_the_overrides():
+    settings = {"objective": {"name": "grpo", "clip": 0.1}, "learner": {"optimizer": {"lr": 0.1}}}
+    for overrides in (
+        ["objective.eta=3.0", "objective.name=tpo"],
+        ["objective.name=tpo", "objective.eta=3.0"],
+        ["objective.eta=3.0", "objective={name: tpo}"],
+        ["objective.name=ppo", "objective.eta=3.0", "objective.name=tpo"],
+    ):
+        assert configure(settings, overrides).objective.options["eta"] == 3.0
+    assert configure(settings, ["learner.optimizer.lr=0.5", "learner={threads: 2}"]).learner.optimizer.lr == 0.5
+    assert configure(settings, ["objective.name=grpo"]).objective.options["clip"] == 0.1  # the same one keeps its own
+
+
 def test_overrides_do_not_change_what_they_were_given():
     settings = {"learner": {"optimizer": {"lr": 0.1}}}
     configure(settings, ["learner.optimizer.lr=0.2"])

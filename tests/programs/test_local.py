@@ -112,9 +112,65 @@ def test_resuming_says_what_is_wrong(small_config, tmp_path):
         pass
     with pytest.raises(UsageError, match=r"has finished its 20 steps. Fix: .*steps=40"):
         resume_run(str(run.folder), (), "runs")
+    with pytest.raises(UsageError, match=r"this run is at step 20 already. Fix: .*steps=40"):
+        resume_run(str(run.folder), ("steps=10",), "runs")
     longer = resume_run(run.folder.name, ("steps=22",), str(tmp_path / "runs"))
-    assert [report.step for report in local.train(longer)] == [21, 22]
+    recorder = Recorder(longer)
+    assert json.loads((run.folder / "config.json").read_text())["steps"] == 20
+    assert [recorder.record(report)["step"] for report in local.train(longer)] == [21, 22]
+    recorder.close()
     assert json.loads((run.folder / "config.json").read_text())["steps"] == 22
+
+
+REFUSED = {
+    "task.length=5": r"task.length = 5: this run has 4, and what it learns would be another task",
+    "policy.width=32": "policy.width = 32: this run has 64, and its checkpoint holds the weights of another policy",
+    "objective.name=grpo": "objective.name = 'grpo': this run has 'tpo', and its metrics would be those of two methods",
+    "learner.optimizer.name=adamw": "learner.optimizer.name = 'adamw': .* the state of another optimizer",
+    "seed=3": "seed = 3: this run has 0, and its draws belong to the seed",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), REFUSED.items(), ids=REFUSED.keys())
+def test_what_would_make_it_another_run_is_refused(override, message, small_config):
+    run = create_run(small_config("steps=2"))
+    for _ in local.train(run):
+        pass
+    with pytest.raises(UsageError, match=message):
+        resume_run(str(run.folder), ("steps=4", override), "runs")
+
+
+def test_other_changes_are_told_one_by_one(small_config):
+    run = create_run(small_config("steps=2"))
+    for _ in local.train(run):
+        pass
+    overrides = ("steps=4", "learner.optimizer.lr=3e-4", "rollout.group_size=4", "objective.eta=2.0", "seed=0")
+    assert sorted(resume_run(str(run.folder), overrides, "runs").changes) == [
+        "learner.optimizer.lr 0.001 -> 0.0003",
+        "objective.eta 1.0 -> 2.0",
+        "rollout.group_size 8 -> 4",
+        "steps 2 -> 4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("[1]", "holds a list, not keys with values"), ("{", "cannot be read"), ("[" * 100_000, "cannot be read")],
+)
+def test_a_config_json_that_is_none_is_refused(content, reason, small_config):
+    run = create_run(small_config())
+    (run.folder / "config.json").write_text(content)
+    with pytest.raises(UsageError, match=reason):
+        resume_run(str(run.folder), (), "runs")
+
+
+@pytest.mark.parametrize("line", ["[1]", "7", '{"step": true}', '{"step": 2}', "{torn}"])
+def test_a_line_of_metrics_that_is_no_row_is_refused(line, small_config):
+    run = create_run(small_config())
+    row = json.dumps({"step": 1, "error": 0.5, "step_seconds": 0.1})
+    (run.folder / "metrics.jsonl").write_text(f"{row}\n{line}\n{row}\n")
+    with pytest.raises(UsageError, match="metrics.jsonl, line 2: is not the row of a step"):
+        Recorder(Run(run.config, run.folder, first_step=5))
 
 
 def test_a_torn_last_line_of_metrics_is_dropped(small_config):

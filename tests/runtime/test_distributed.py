@@ -1,9 +1,11 @@
 """The same training on real Ray: bit for bit what one process does, and clear when something breaks."""
 
 import os
+import re
 import signal
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,9 +15,12 @@ from tests.processes import pids_running, wait_for
 from tests.programs.test_local import assert_equal_runs, final_weights
 from tests.test_records import make_groups
 from tpo_dist.errors import UsageError
+from tpo_dist.learner.checkpoint import list_checkpoints, read_state
 from tpo_dist.programs import distributed, local
+from tpo_dist.programs.parts import make_learner, make_worker
 from tpo_dist.programs.run import create_run, resume_run
-from tpo_dist.runtime.follow import RunFailed
+from tpo_dist.runtime.actors import LearnerActor, RolloutActor
+from tpo_dist.runtime.follow import RunFailed, await_all
 from tpo_dist.runtime.placement import Need, reserve
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -105,19 +110,48 @@ def start(run, failures):
     return thread, reached
 
 
-@pytest.mark.parametrize(("shell", "role"), [("RolloutShell", "rollout-0"), ("LearnerShell", "the learner")])
-def test_a_killed_process_ends_the_run_with_its_name(shell, role, small_config):
-    run = create_run(small_config("steps=100000"))
+def after_a_kill(small_config, shell, *overrides):
+    """What became of a run after the process of that title was killed: its failure, its last step, its checkpoint."""
+    run = create_run(small_config("steps=100000", *overrides))
     failures = []
     thread, reached = start(run, failures)
     wait_for(lambda: len(reached) > 3, "a few steps")
-    (pid,) = pids_running(f"ray::{shell}")
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pids_running(f"ray::{shell}")[0], signal.SIGKILL)
     thread.join(60)
     assert not thread.is_alive()
     (error,) = failures
     assert isinstance(error, RunFailed)
-    assert str(error).startswith(f"{role} failed: its process died")
+    assert "\n" not in str(error)
+    saved = list_checkpoints(run.checkpointer.folder)
+    return str(error), reached[-1], int(read_state(saved[-1])["step"]) if saved else None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_ends_the_run_with_its_name_and_a_checkpoint(workers, small_config):
+    message, last, saved = after_a_kill(small_config, "RolloutShell", f"rollout.workers={workers}")
+    assert re.match(r"rollout-\d failed: its process died", message)
+    assert saved == last
+
+
+def test_a_killed_learner_ends_the_run_with_its_name(small_config):
+    message, _, saved = after_a_kill(small_config, "LearnerShell")
+    assert message.startswith("the learner failed: its process died")
+    assert saved is None
+
+
+def test_a_killed_stream_is_blamed_itself_and_leaves_a_checkpoint(small_config):
+    message, last, saved = after_a_kill(small_config, "StreamShell", "rollout.workers=2")
+    assert message.startswith("the stream failed: its process died")
+    assert saved in (last, last + 1)  # the report of the last step may be lost with the stream, the step is not
+
+
+def test_a_part_that_cannot_be_built_says_why_in_its_own_words(small_config):
+    config = small_config("learner.device=cuda:99", "learner.gpus=1")
+    run = create_run(config)
+    learner = LearnerActor.remote(1, partial(make_learner, config), run.checkpointer, None)
+    with pytest.raises(UsageError, match=r"learner.device = 'cuda:99': torch .* CUDA devices here"):
+        await_all({learner.ready.remote(): "learner"}, 60.0)
+    ray.kill(learner)
 
 
 def test_a_hanging_worker_is_named_when_the_wait_for_groups_ends(small_config):
@@ -134,6 +168,7 @@ def test_a_hanging_worker_is_named_when_the_wait_for_groups_ends(small_config):
     assert not thread.is_alive()
     (error,) = failures
     assert "DeadlineExceeded: waited 2 s for the groups of step" in str(error)
+    assert list_checkpoints(run.checkpointer.folder)
     assert "with rollout-0 for" in str(error) or "which no worker has asked for" in str(error)
 
 
@@ -177,11 +212,6 @@ def test_actors_without_needs_need_no_room():
 
 def test_threads_are_set_in_every_process(small_config):
     """One thread count for each role, whatever the machine has."""
-    from functools import partial
-
-    from tpo_dist.programs.parts import make_worker
-    from tpo_dist.runtime.actors import RolloutActor
-
     config = small_config()
     with reserve([Need(1, 0)], "PACK", 30.0, can_grow=False) as places:
         actor = RolloutActor.options(**places.options(0, 3)).remote("w", 3, partial(make_worker, config))

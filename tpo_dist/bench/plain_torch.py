@@ -16,12 +16,17 @@ from tpo_dist.objective.scores import standardised_scores
 from tpo_dist.policies.transformer import Block, Transformer
 
 
-def plain_step(policy: Transformer, prompts_GP: Tensor, answers_GP: Tensor, size: int, epochs: int, lr: float) -> float:
-    """Sample, score, build the target and take `epochs` steps on it; the mean score."""
+def plain_step(
+    policy: Transformer, prompts_GP: Tensor, answers_GP: Tensor, reward: str, size: int, epochs: int, lr: float
+) -> float:
+    """Sample, score, build the target and take `epochs` steps on it; the mean score.
+
+    `reward` is that of the token-reversal task.
+    """
     groups, length = prompts_GP.shape
     rows_CP = prompts_GP.repeat_interleave(size, dim=0)
     tokens_CT, logps_CT = _sample(policy, rows_CP, length)
-    scores_GK = (tokens_CT.view(groups, size, length) == answers_GP[:, None]).all(-1).float()
+    scores_GK = _scores(tokens_CT.view(groups, size, length) == answers_GP[:, None], reward)
     u_GK = standardised_scores(scores_GK, torch.ones_like(scores_GK, dtype=torch.bool), torch.float32)
     target_GK = torch.softmax(logps_CT.sum(-1).view(groups, size) + u_GK, dim=-1)
     state: dict[str, list[Tensor]] = {}
@@ -32,6 +37,13 @@ def plain_step(policy: Transformer, prompts_GP: Tensor, answers_GP: Tensor, size
         loss.backward()  # type: ignore[no-untyped-call]
         _optimize(policy, state, epoch + 1, lr)
     return scores_GK.mean().item()
+
+
+def _scores(right_GKT: Tensor, reward: str) -> Tensor:
+    if reward == "terminal":
+        return right_GKT.all(-1).float()
+    counted = right_GKT.long().cumprod(-1) if reward == "sequential" else right_GKT
+    return counted.float().mean(-1)
 
 
 @torch.no_grad()
@@ -87,12 +99,14 @@ def _optimize(policy: Transformer, state: dict[str, list[Tensor]], step: int, lr
             (mu,) = state.setdefault(name, [torch.zeros_like(grad)])
             mu.mul_(0.95).add_(grad, alpha=0.05)
             ahead = 0.95 * mu / (1 - 0.95 ** (step + 1)) + 0.05 * grad / (1 - 0.95**step)
-            for matrix, target in zip(
-                _matrices(ahead, views[name].shape), _matrices(parameter, views[name].shape), strict=True
-            ):
+            view = views[name]
+            rows, columns = view.shape[-2:]
+            fan_in, fan_out = (columns, rows) if view.transposed else (rows, columns)
+            step_size = lr * max(1.0, fan_out / fan_in) ** 0.5
+            for matrix, target in zip(_matrices(ahead, view.shape), _matrices(parameter, view.shape), strict=True):
                 wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
                 update = orthogonalise(wide.unsqueeze(0))[0]
-                target.sub_((update.T if matrix.shape[0] > matrix.shape[1] else update) * lr)
+                target.sub_((update.T if matrix.shape[0] > matrix.shape[1] else update) * step_size)
         else:
             m, v = state.setdefault(name, [torch.zeros_like(grad), torch.zeros_like(grad)])
             m.mul_(0.9).add_(grad, alpha=0.1)

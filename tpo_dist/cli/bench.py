@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from rich.table import Table
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks to run on your own machine or cluster.")
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value of a job, such as rollout.group_size=32")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value, nothing else.")]
 
 
 def _show(title: str, rows: Mapping[str, str], result: Mapping[str, Any], as_json: bool) -> None:
@@ -23,6 +24,16 @@ def _show(title: str, rows: Mapping[str, str], result: Mapping[str, Any], as_jso
     for name, text in rows.items():
         table.add_row(name, text)
     Console().print(table)
+
+
+def _progress(as_json: bool) -> Callable[[str], None]:
+    """A line on standard error as each repetition ends; silent with --json."""
+
+    def tell(text: str) -> None:
+        if not as_json:
+            print(text, file=sys.stderr, flush=True)
+
+    return tell
 
 
 @bench.command()
@@ -37,8 +48,9 @@ def step(
 ) -> None:
     """One TPO step at the paper's size (H=10, V=2, 100 prompts, 8 candidates, 4 epochs), beside plain torch.
 
-    JSON keys: seconds_per_step, plain_torch_seconds_per_step, speedup_over_plain_torch, parts (seconds: snapshot,
-    rollout, learner, of which optimizer), repeats, threads, task, groups_per_step, group_size, epochs.
+    JSON keys: seconds_per_step, plain_torch_seconds_per_step, speedup_over_plain_torch, dense_speedup_over_plain_torch
+    (the same with task.reward=bag_of_tokens), parts (seconds: snapshot, rollout, learner, of which optimizer), repeats,
+    threads, task, groups_per_step, group_size, epochs.
     With --token-level: seconds_per_epoch, separate_prefixes_seconds_per_epoch, speedup, gradient_difference (relative).
     """
     if token_level:
@@ -46,11 +58,12 @@ def step(
         return
     from tpo_dist.bench.step import bench_step
 
-    result = bench_step(tuple(overrides or ()), repeats, threads)
+    result = bench_step(tuple(overrides or ()), repeats, threads, _progress(as_json))
     rows = {"step": f"{result['seconds_per_step']:.3f} s"}
     rows |= {f"  {name}": f"{seconds:.3f} s" for name, seconds in result["parts"].items()}
     rows["plain torch, same step"] = f"{result['plain_torch_seconds_per_step']:.3f} s"
     rows["speed-up over plain torch"] = f"{result['speedup_over_plain_torch']:.2f} x"
+    rows["the same with dense rewards"] = f"{result['dense_speedup_over_plain_torch']:.2f} x"
     _show(f"one training step (median of {repeats}, {threads} threads)", rows, result, as_json)
 
 
@@ -76,14 +89,17 @@ def ray(
 ) -> None:
     """Step time through Ray over step time in one process: synchronous, one rollout worker, the paper's size.
 
-    JSON keys: overhead, local_seconds_per_step, ray_seconds_per_step, steps, rounds.
+    JSON keys: overhead (ray_seconds_per_step over local_seconds_per_step), paired_overhead (median of the ratios of
+    neighbouring turns, which the machine's drift disturbs less), local_seconds_per_step and ray_seconds_per_step, both
+    medians, steps, rounds.
     """
     from tpo_dist.bench.ray_tax import bench_ray
 
-    result = bench_ray(tuple(overrides or ()), rounds, steps)
+    result = bench_ray(tuple(overrides or ()), rounds, steps, _progress(as_json))
     rows = {
         "one process": f"{result['local_seconds_per_step']:.3f} s per step",
         "through Ray": f"{result['ray_seconds_per_step']:.3f} s per step",
-        "overhead": f"{result['overhead']:.3f}",
+        "overhead, ratio of these medians": f"{result['overhead']:.3f}",
+        "median of the ratios turn by turn": f"{result['paired_overhead']:.3f}",
     }
     _show(f"Ray tax (medians of {rounds} turns of {steps} steps)", rows, result, as_json)

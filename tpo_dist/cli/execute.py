@@ -25,9 +25,11 @@ def execute(run: Run, *, local: bool, as_json: bool) -> int:
     try:
         with _stopping_on_signals(run, view.say), view:
             status, reason = _attempt(run, local, recorder, view)
-    except UsageError:
+    except UsageError as error:
         recorder.close()
-        if run.checkpoint is None and not recorder.rows:
+        if recorder.rows and recorder.rows[-1]["step"] > run.first_step:
+            recorder.write_summary("failed", str(error))
+        elif run.checkpoint is None:
             shutil.rmtree(run.folder)  # nothing ran: leave nothing behind
         raise
     except BaseException as error:

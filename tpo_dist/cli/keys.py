@@ -1,9 +1,13 @@
 """Every key of a job file with its default and its meaning, for `tpo-dist train --keys`."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import json
+import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
@@ -33,7 +37,8 @@ def describe_keys() -> list[dict[str, Any]]:
             elif isinstance(value, BaseModel):
                 visit(value, f"{prefix}{name}.")
             else:
-                entries.append({"key": prefix + name, "default": value, "meaning": field.description or ""})
+                meaning = _meaning(field.annotation, field.description or "")
+                entries.append({"key": prefix + name, "default": value, "meaning": meaning})
 
     visit(RunConfig(), "")
     return entries
@@ -42,23 +47,45 @@ def describe_keys() -> list[dict[str, Any]]:
 def _options(
     section: str, kinds: dict[str, type[Any]], presets: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    owners: dict[str, dict[str, Any]] = {}
+    owners: dict[str, dict[tuple[str, str], list[str]]] = {}
     for name, kind in kinds.items():
+        words, hints = _field_docstrings(kind), get_type_hints(kind)
         for option in dataclasses.fields(kind):
-            owners.setdefault(option.name, {})[name] = presets.get(name, {}).get(option.name, option.default)
-    return [
-        {"key": f"{section}.{option}", "default": _shared(defaults), "meaning": "option of " + _named(defaults)}
-        for option, defaults in owners.items()
+            meaning = _meaning(hints[option.name], words.get(option.name, ""))
+            default = json.dumps(presets.get(name, {}).get(option.name, option.default))
+            owners.setdefault(option.name, {}).setdefault((meaning, default), []).append(name)
+    return [_entry(f"{section}.{option}", meanings) for option, meanings in owners.items()]
+
+
+def _entry(key: str, meanings: Mapping[tuple[str, str], list[str]]) -> dict[str, Any]:
+    """One key for all components that have it; where their defaults differ, the meaning says each."""
+    defaults = list(dict.fromkeys(default for _, default in meanings))
+    told = [
+        f"{', '.join(names)}{f' (default {default})' if len(defaults) > 1 else ''}: {meaning}".rstrip(": ")
+        for (meaning, default), names in meanings.items()
     ]
+    return {"key": key, "default": json.loads(defaults[0]) if len(defaults) == 1 else None, "meaning": "; ".join(told)}
 
 
-def _shared(defaults: dict[str, Any]) -> Any:
-    """The default where all owners agree, otherwise None: the meaning then says which owner has which."""
-    first, *others = defaults.values()
-    return first if all(other == first for other in others) else None
+def _meaning(hint: Any, words: str) -> str:
+    """What it means, after the values that it may have where they are few."""
+    choices = [
+        str(choice) for part in (hint, *get_args(hint)) if get_origin(part) is Literal for choice in get_args(part)
+    ]
+    return ". ".join(text for text in (f"one of {', '.join(choices)}" if choices else "", words) if text)
 
 
-def _named(defaults: dict[str, Any]) -> str:
-    if len(set(map(repr, defaults.values()))) == 1:
-        return ", ".join(defaults)
-    return ", ".join(f"{name} ({json.dumps(default)})" for name, default in defaults.items())
+def _field_docstrings(kind: type[Any]) -> dict[str, str]:
+    """The docstring under each field of a class, its own or inherited."""
+    found: dict[str, str] = {}
+    for owner in reversed(kind.__mro__[:-1]):
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        except (OSError, TypeError):  # no source at hand, or a class of the standard library
+            continue
+        assert isinstance(body, ast.ClassDef)
+        for field, after in itertools.pairwise(body.body):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    found[name] = " ".join(words.split()).rstrip(".")
+    return found

@@ -1,6 +1,7 @@
 """`tpo-dist`: the subcommands, and what the shell sees when one fails."""
 
 import sys
+from typing import Any, NoReturn
 
 import typer
 
@@ -37,7 +38,44 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, without a traceback."""
     try:
-        app()
+        code = app(prog_name="tpo-dist", standalone_mode=False)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(MISTAKE)
+        _refuse(str(error))
+    except _FrameworkError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            sys.exit(MISTAKE)
+        _refuse(_one_line(error, sys.argv[1:]))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+_FrameworkError: Any = typer.BadParameter.__mro__[2]
+"""click's ClickException, whether typer brings its own click or imports it: only its descendants are public."""
+assert _FrameworkError.__name__ == "ClickException"
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(MISTAKE)
+
+
+def _one_line(error: Any, arguments: list[str]) -> str:
+    """The framework's complaint, and the fix where an option was meant as a key."""
+    option = str(getattr(error, "option_name", "") or "")
+    if "No such option" not in error.format_message() or not option.startswith("-"):
+        command = f"{error.ctx.command_path} --help" if getattr(error, "ctx", None) is not None else "--help"
+        return f"{' '.join(error.format_message().split()).rstrip('.')}. Fix: see {command}."
+    from tpo_dist.programs.job import key_names  # slow to import, and seldom needed
+
+    names, key = key_names(), option.lstrip("-").replace("-", "_")
+    found = [f"{section}.{key}".lstrip(".") for section, keys in names.items() if key in keys]
+    section, _, last = key.rpartition(".")
+    if last in names.get(section, ()) or section in ("task", "policy", "objective"):
+        found = [key]
+    if not found:
+        return f"{option}: there is no such option. Fix: see --help, or --keys for what is given as key=value."
+    given = next((index for index, text in enumerate(arguments) if text.split("=")[0] == option), None)
+    value = "VALUE"
+    if given is not None:
+        value = arguments[given].partition("=")[2] or (arguments[given + 1 :] or [value])[0]
+    return f"{option}: there is no such option. Fix: write {found[0]}={value}."

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +18,16 @@ _HELP = """Train a job: `tpo-dist train JOB.yaml key=value …`.
 A run lives in runs/NAME-TIMESTAMP/ with config.json, metrics.jsonl, summary.json, checkpoints, TensorBoard events
 and the learning curve. Ctrl-C ends it after the current step, with a checkpoint.
 
-With --json, standard output is one object, the summary: run (folder), status (completed, interrupted, failed), reason,
-step, steps, error and reward (means of the last 20 steps), seconds, steps_per_second, checkpoint, resumed_from_step.
+--resume goes on from the newest checkpoint; a start that fails changes nothing. Overrides may change how it goes on
+(steps, learning rate, workers, options of the objective …), and a line `changed: KEY OLD -> NEW` tells each; what would
+make it another run (task, policy, objective.name, rollout.candidates, learner.optimizer.name, seed) is refused. A run
+that another process trains is refused too: its folder holds run.lock.
+
+--dry-run prints the resolved configuration, and on standard error what it takes of this machine.
+
+With --json, standard output is one JSON value. Training gives an object, the summary: run (folder), status (completed,
+interrupted, failed), reason, step, steps, error and reward (means of the last 20 steps), seconds, steps_per_second,
+checkpoint, resumed_from_step.
 Exit code: 0 completed, 1 failed, 2 mistake in what was given, 130 interrupted.
 """
 
@@ -31,7 +40,7 @@ def train(
     resume: Annotated[str | None, typer.Option(help="Go on with this run (folder or its name).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")] = False,
     keys: Annotated[bool, typer.Option("--keys", help="Print every key of a job and exit.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value, nothing else.")] = False,
 ) -> None:
     from tpo_dist.cli.execute import execute
     from tpo_dist.cli.keys import describe_keys
@@ -40,18 +49,31 @@ def train(
         print(json.dumps(describe_keys(), indent=2) if as_json else "\n".join(_key_lines(describe_keys())))
         return
     changes = list(overrides or [])
-    if job is not None and (resume is not None or "=" in job):
+    if job is not None and "=" in job:
         changes.insert(0, job)
         job = None
     if address is not None:
         changes.append(f"cluster.address={json.dumps(address)}")
+    _refuse_contradictions(job, address, local, resume)
     if dry_run:
-        _print_config(_configuration(job, changes), as_json)
+        _dry_run(job, changes, resume, local, as_json)
         return
-    raise typer.Exit(execute(_prepare(job, changes, resume), local=local, as_json=as_json))
+    with _prepared(job, changes, resume) as run:
+        code = execute(run, local=local, as_json=as_json)
+    raise typer.Exit(code)
 
 
 train.__doc__ = _HELP
+
+
+def _refuse_contradictions(job: str | None, address: str | None, local: bool, resume: str | None) -> None:
+    from tpo_dist.errors import UsageError
+
+    if job is not None and resume is not None:
+        reason = f"a job file cannot go with --resume {resume}: that run has its own config.json"
+        raise UsageError(job, reason, "leave the file out, and give what should change as key=value")
+    if local and address is not None:
+        raise UsageError(f"--address {address}", "--local trains in this process, without Ray", "drop one of the two")
 
 
 def _configuration(job: str | None, changes: list[str]) -> "RunConfig":
@@ -63,13 +85,41 @@ def _configuration(job: str | None, changes: list[str]) -> "RunConfig":
     return load_job(Path(job), changes)
 
 
-def _prepare(job: str | None, changes: list[str], resume: str | None) -> "Run":
-    from tpo_dist.programs.run import create_run, resume_run
+@contextmanager
+def _prepared(job: str | None, changes: list[str], resume: str | None) -> "Iterator[Run]":
+    """The run, with its folder locked: a resumed one before its state is read."""
+    from tpo_dist.programs.lock import hold
+    from tpo_dist.programs.run import create_run, find_run
 
-    if resume is not None:
-        runs_dir = next((c.partition("=")[2] for c in changes if c.startswith("runs_dir=")), "runs")
-        return resume_run(resume, changes, runs_dir)
-    return create_run(_configuration(job, changes))
+    if resume is None:
+        run = create_run(_configuration(job, changes))
+        with hold(run.folder):
+            yield run
+        return
+    with hold(find_run(resume, _runs_dir(changes))):
+        yield _resumed(resume, changes)
+
+
+def _resumed(name: str, changes: list[str]) -> "Run":
+    from tpo_dist.programs.run import resume_run
+
+    run = resume_run(name, changes, _runs_dir(changes))
+    for change in run.changes:
+        print(f"changed: {change}", file=sys.stderr)
+    return run
+
+
+def _runs_dir(changes: list[str]) -> str:
+    return next((change.partition("=")[2] for change in changes if change.startswith("runs_dir=")), "runs")
+
+
+def _dry_run(job: str | None, changes: list[str], resume: str | None, local: bool, as_json: bool) -> None:
+    from tpo_dist.programs.needs import describe_needs
+
+    config = _configuration(job, changes) if resume is None else _resumed(resume, changes).config
+    _print_config(config, as_json)
+    if not local:
+        print(describe_needs(config), file=sys.stderr)
 
 
 def _print_config(config: "RunConfig", as_json: bool) -> None:

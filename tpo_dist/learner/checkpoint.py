@@ -1,19 +1,20 @@
 """What a learner needs to go on, on disk: written whole or not at all, checked before it is used, never a pickle.
 
-A checkpoint is a folder with `model.safetensors`, `optimizer.safetensors` (its state and torch's random state) and
-`state.json` (counters, and size and checksum of the other two).
+A checkpoint is a folder with `model.safetensors`, `optimizer.safetensors` and `state.json` (counters, and size and
+checksum of the other two). The counters also stand in the header of the model, under its checksum. There is no random
+state: every random number is a function of the seed and the number of its draw.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,9 +22,10 @@ from tpo_dist.errors import UsageError
 from tpo_dist.learner.learner import Learner
 from tpo_dist.policies.weights import import_weights
 
-FORMAT = 1
+FORMAT = 2
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _PREFIX = "step-"
+_COUNTERS = ("step", "draws_trained")
 
 
 def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
@@ -37,12 +39,13 @@ def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        save_file({name: p.detach().contiguous() for name, p in learner.policy.named_parameters()}, temporary / _MODEL)
-        save_file({**_optimizer_tensors(learner), "random/torch": torch.get_rng_state()}, temporary / _OPTIMIZER)
+        counters = {"step": learner.version, "draws_trained": learner.draws_trained}
+        weights = {name: p.detach().contiguous() for name, p in learner.policy.named_parameters()}
+        save_file(weights, temporary / _MODEL, {name: str(number) for name, number in counters.items()})
+        save_file(_optimizer_tensors(learner), temporary / _OPTIMIZER)
         state = {
             "format": FORMAT,
-            "step": learner.version,
-            "draws_trained": learner.draws_trained,
+            **counters,
             "files": {name: _fingerprint(temporary / name) for name in (_MODEL, _OPTIMIZER)},
         }
         (temporary / _STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
@@ -77,7 +80,8 @@ class Checkpointer:
 
 def list_checkpoints(parent: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
-    return sorted(path for path in parent.glob(f"{_PREFIX}*") if path.is_dir())
+    found = [path for path in parent.glob(f"{_PREFIX}*") if re.fullmatch(rf"{_PREFIX}\d{{8,}}", path.name)]
+    return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name.removeprefix(_PREFIX)))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -88,26 +92,57 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / _STATE
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        files, written = dict(state["files"]), int(state["format"])
-        int(state["step"]), int(state["draws_trained"])
+        written = int(state["format"])
+        if written == FORMAT:
+            _check_state(state)
     except FileNotFoundError:
         raise UsageError(str(path), "the checkpoint lacks this file", _remedy(checkpoint)) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(str(path), f"is damaged ({type(error).__name__}: {error})", _remedy(checkpoint)) from None
     if written != FORMAT:
         raise UsageError(
             str(path), f"has format {written}; this version reads {FORMAT}", "use the version that wrote it"
         )
-    for name, expected in files.items():
-        file = checkpoint / name
-        if not file.is_file():
-            raise UsageError(str(file), "the checkpoint lacks this file", _remedy(checkpoint))
-        if file.stat().st_size != expected["bytes"]:
-            reason = f"has {file.stat().st_size} bytes where {expected['bytes']} were written"
-            raise UsageError(str(file), reason, _remedy(checkpoint))
-        if _fingerprint(file) != expected:
-            raise UsageError(str(file), "its checksum is not the one that was written", _remedy(checkpoint))
+    for name, expected in state["files"].items():
+        _check_file(checkpoint, name, expected)
+    _check_counters(checkpoint, state)
     return state
+
+
+def _check_state(state: dict[str, Any]) -> None:
+    """Raises ValueError, KeyError or TypeError where it is not what `save_checkpoint` writes."""
+    for name in _COUNTERS:
+        if type(state[name]) is not int or state[name] < 0:
+            raise ValueError(f"{name} is {state[name]!r}, not a number of 0 or more")
+    if not isinstance(state["files"], dict) or state["files"].keys() != {_MODEL, _OPTIMIZER}:
+        raise ValueError(f"files has to list {_MODEL} and {_OPTIMIZER}")
+    for name, expected in state["files"].items():
+        if not isinstance(expected, dict) or expected.keys() != {"bytes", "blake2b"}:
+            raise ValueError(f"{name} has to have its size and its checksum")
+
+
+def _check_file(checkpoint: Path, name: str, expected: dict[str, Any]) -> None:
+    file = checkpoint / name
+    if not file.is_file():
+        raise UsageError(str(file), "the checkpoint lacks this file", _remedy(checkpoint))
+    if file.stat().st_size != expected["bytes"]:
+        reason = f"has {file.stat().st_size} bytes where {expected['bytes']} were written"
+        raise UsageError(str(file), reason, _remedy(checkpoint))
+    if _fingerprint(file) != expected:
+        raise UsageError(str(file), "its checksum is not the one that was written", _remedy(checkpoint))
+
+
+def _check_counters(checkpoint: Path, state: dict[str, Any]) -> None:
+    """The counters against those in the model's header and the folder's name."""
+    with safe_open(checkpoint / _MODEL, framework="pt") as model:
+        header = model.metadata() or {}
+    for name in _COUNTERS:
+        if header.get(name) != str(state[name]):
+            reason = f"says {name} {state[name]} where {_MODEL} was written with {header.get(name)}"
+            raise UsageError(str(checkpoint / _STATE), reason, _remedy(checkpoint))
+    if checkpoint.name != f"{_PREFIX}{state['step']:08d}":
+        reason = f"holds step {state['step']}, which another folder name belongs to"
+        raise UsageError(str(checkpoint), reason, f"name it {_PREFIX}{state['step']:08d} again")
 
 
 def load_checkpoint(checkpoint: Path, learner: Learner) -> None:
@@ -122,7 +157,6 @@ def load_checkpoint(checkpoint: Path, learner: Learner) -> None:
     except ValueError as error:
         fix = "resume with the task and policy that the run was started with"
         raise UsageError(str(checkpoint / _MODEL), f"holds another model: {error}", fix) from None
-    torch.set_rng_state(saved.pop("random/torch"))
     _load_optimizer(learner, saved, checkpoint)
     learner.version, learner.draws_trained = state["step"], state["draws_trained"]
 
@@ -141,18 +175,18 @@ def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:
 
 
 def _load_optimizer(learner: Learner, saved: dict[str, Tensor], checkpoint: Path) -> None:
+    """Raises UsageError, before any state is touched, unless every tensor is one that this optimizer keeps."""
+    kept = _optimizer_tensors(learner)
+    for name in sorted(kept.keys() | saved.keys()):
+        if name in kept and name in saved and kept[name].shape == saved[name].shape:
+            continue
+        side = "lacks" if name not in saved else "holds" if name not in kept else "has another shape of"
+        reason = f"{side} {name!r}: it is the state of another optimizer"
+        fix = "resume with the optimizer that the run was started with"
+        raise UsageError(str(checkpoint / _OPTIMIZER), reason, fix)
     for parameter, name in _names(learner).items():
-        prefix = f"optimizer/{name}/"
-        state = {key.removeprefix(prefix): saved.pop(key) for key in list(saved) if key.startswith(prefix)}
-        known = learner.optimizer.state.get(parameter)
-        fits = all(value.shape in (parameter.shape, ()) for value in state.values())
-        if not fits or (known and known.keys() != state.keys()):
-            reason = f"holds {sorted(state)} for {name!r}, which is the state of another optimizer"
-            fix = "resume with the optimizer that the run was started with"
-            raise UsageError(str(checkpoint / _OPTIMIZER), reason, fix)
-        if state:
-            moved = {key: value.to(parameter.device if value.ndim else "cpu") for key, value in state.items()}
-            learner.optimizer.state[parameter] = moved
+        for key, value in learner.optimizer.state[parameter].items():
+            value.copy_(saved[f"optimizer/{name}/{key}"])
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def make_optimizer(config: OptimizerConfig, policy: Policy) -> torch.optim.Optim
             eps=config.eps,
             damping=config.damping,
         )
-    return torch.optim.AdamW(
+    adamw = torch.optim.AdamW(
         policy.parameters(),
         lr=config.lr,
         betas=betas,
@@ -33,6 +33,10 @@ def make_optimizer(config: OptimizerConfig, policy: Policy) -> torch.optim.Optim
         weight_decay=config.weight_decay,
         foreach=True,
     )
+    for parameter in policy.parameters():  # at once, not at the first step: a checkpoint is compared with it
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        adamw.state[parameter] = {"step": torch.tensor(0.0), **moments}
+    return adamw
 
 
 def make_correction(config: CorrectionConfig) -> Correction | None:

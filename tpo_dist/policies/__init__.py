@@ -18,6 +18,10 @@ class PolicyOptions(Protocol):
         """A policy with freshly drawn weights, a pure function of its arguments."""
         ...
 
+    def count(self, vocab_size: int, context_length: int) -> int:
+        """How many parameters such a policy has, found without building it."""
+        ...
+
 
 @runtime_checkable
 class ContextPolicyOptions(Protocol):

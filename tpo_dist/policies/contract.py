@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
@@ -26,6 +27,25 @@ class CandidateBatch:
 
     def __len__(self) -> int:
         return len(self.prompts_GP)
+
+    def check(self, vocab_size: int) -> None:
+        """Raise ValueError unless sampled tokens stand at the front of each row and are of the vocabulary.
+
+        Scorers call it: a prefix tree would read other nodes for such tokens, and say nothing.
+        """
+        mask, sampled = self.mask_GKT, torch.where(self.mask_GKT, self.tokens_GKT, 0)
+        rows = [self.prompts_GP, sampled]
+        if self.prefixes_GT is not None:
+            rows.append(torch.where(mask.any(dim=1), self.prefixes_GT, 0))
+        tokens = torch.cat([row.reshape(-1) for row in rows])
+        holes = (mask[..., 1:] & ~mask[..., :-1]).any()
+        strange = ((tokens < 0) | (tokens >= vocab_size)).any()
+        if not bool(holes | strange):  # one answer for both: on a GPU, asking costs more than computing
+            return
+        if bool(holes):
+            raise ValueError("mask_GKT has a hole: the tokens of a candidate stand one after another from its start")
+        low, high = int(tokens.min()), int(tokens.max())
+        raise ValueError(f"token ids run from {low} to {high}; those of this policy from 0 to {vocab_size - 1}")
 
     def select(self, groups: Tensor | slice, candidates: slice = slice(None)) -> "CandidateBatch":
         """These groups, with these of their candidates."""

@@ -61,7 +61,7 @@ def build_prefix_tree(prompts_GP: Tensor, tokens_GKT: Tensor, mask_GKT: Tensor) 
     unique_UP, prompt_of_G, prompt_paths = merge_prompts(prompts_GP)
     prompt_nodes = unique_UP.numel()
     flat_tokens, flat_mask = tokens_GKT.reshape(-1, length), mask_GKT.reshape(-1, length)
-    vocab = int(tokens_GKT.max()) + 1 if tokens_GKT.numel() else 1
+    vocab = int(torch.where(mask_GKT, tokens_GKT, 0).max()) + 1 if tokens_GKT.numel() else 1  # padding holds anything
     # The node that predicts the next token of each candidate, starting at the last token of its prompt.
     current = (prompt_of_G * prompt_len + prompt_len - 1).repeat_interleave(width)
     outputs, parent_levels, token_levels = [current], [], []

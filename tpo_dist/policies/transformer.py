@@ -28,9 +28,13 @@ class TransformerOptions:
     """Size of the transformer; the defaults are the paper's code (its text says 4 heads, the code runs 2)."""
 
     width: int = 64
+    """Numbers that stand for a token between the layers."""
     layers: int = 2
+    """Blocks of attention and feed-forward."""
     heads: int = 2
+    """Attention heads; they divide the width."""
     ffn_factor: int = 4
+    """Width of the feed-forward part, over the width."""
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "ffn_factor"):
@@ -43,6 +47,13 @@ class TransformerOptions:
     def build(self, vocab_size: int, context_length: int, seed: int) -> "Transformer":
         """The policy with freshly drawn weights, a pure function of its sizes and the seed."""
         return Transformer(self, vocab_size, context_length, seed)
+
+    def count(self, vocab_size: int, context_length: int) -> int:
+        """How many parameters it has, found without building it."""
+        attention, feed_forward = 4 * self.width**2, 2 * self.ffn_factor * self.width**2
+        biases_and_norms = (9 + self.ffn_factor) * self.width
+        ends = (2 * vocab_size + context_length + 2) * self.width + vocab_size
+        return self.layers * (attention + feed_forward + biases_and_norms) + ends
 
 
 class Block(nn.Module):
@@ -107,8 +118,12 @@ class Transformer(Policy):
         return views
 
     def scorer(self, batch: CandidateBatch) -> Callable[[], Tensor]:
-        """Merges the batch into its prefix tree once; each call is one pass over the tree."""
+        """Merges the batch into its prefix tree once; each call is one pass over the tree.
+
+        Raises ValueError for a batch that this policy cannot score: too long, unknown tokens, a mask with holes.
+        """
         self._check_length(batch.prompts_GP.shape[1] + batch.tokens_GKT.shape[2])
+        batch.check(self.head.out_features)
         if batch.prefixes_GT is None:
             tree = build_prefix_tree(batch.prompts_GP, batch.tokens_GKT, batch.mask_GKT)
         else:  # one path for each prompt, whatever K

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from tpo_dist.programs.needs import needs_of
 from tpo_dist.programs.parts import make_learner, make_stream, make_worker
 from tpo_dist.programs.run import Run, StepReport
 from tpo_dist.runtime.actors import LearnerActor, RolloutActor, StreamActor
 from tpo_dist.runtime.cluster import cluster, started_here
 from tpo_dist.runtime.follow import await_all, follow
-from tpo_dist.runtime.placement import Need, Places, reserve
+from tpo_dist.runtime.placement import Places, reserve
 
 
 def train(run: Run) -> Iterator[StepReport]:
@@ -52,8 +53,7 @@ class System:
 def launch(run: Run) -> Iterator[System]:
     """The actors of a run on the cluster that it names; they end with the block."""
     config = run.config
-    needs = [Need(config.learner.cpus, config.learner.gpus)]
-    needs += [Need(config.rollout.cpus, config.rollout.gpus)] * config.rollout.workers
+    needs = needs_of(config)
     growing = not started_here(config.cluster)
     with (
         cluster(config.cluster, config.deadlines.connect_seconds),

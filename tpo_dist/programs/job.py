@@ -1,6 +1,7 @@
 """From a job file and overrides to a run that is known to make sense, before anything starts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 from tpo_dist.components import explain, nearest
 from tpo_dist.config import ComponentConfig, RunConfig
 from tpo_dist.errors import UsageError
-from tpo_dist.programs.parts import resolve
+from tpo_dist.programs.resolve import resolve
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -26,8 +27,12 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def configure(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
     """The same from settings at hand."""
     merged = _copy(settings)
-    for override in overrides:
+    # A name clears the options of another component, and a whole section what is in it: neither may undo an option
+    # that stands beside it on the command line, so they come first.
+    for override in sorted(map(_split, overrides), key=lambda o: (len(o.path), o.path[-1] != "name")):
         _apply(merged, override)
+    for section in _COMPONENTS:
+        _refuse_bare_name(section, merged.get(section))
     try:
         config = RunConfig.model_validate(merged)
     except ValidationError as error:
@@ -36,7 +41,9 @@ def configure(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run
 
 
 def parse_value(key: str, text: str) -> Any:
-    """A value as it would be written in a job file. Raises UsageError where it is not YAML."""
+    """A value as it would be written in a job file. Raises UsageError where it is not YAML, or nothing at all."""
+    if not text.strip():
+        raise UsageError(f"{key}=", "there is no value", f"write {key}=VALUE, or {key}=null for none")
     return _parse(f"{key}={text}", text)
 
 
@@ -68,10 +75,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _parse(where: str, text: str) -> Any:
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        value = YAML(typ="safe", pure=True).load(text)
+        _walk(value)
+    except RecursionError:
+        raise UsageError(where, "refers to itself, or is nested too deeply", "write the values out") from None
     except YAMLError as error:
         reason = " ".join(str(error).split())
         raise UsageError(where, f"is not valid YAML: {reason}", "correct the line it names") from None
+    return value
+
+
+def _walk(value: Any) -> None:
+    """Visit everything inside; an anchor inside itself ends in RecursionError."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _walk(inner)
 
 
 def _mapping(where: str, value: Any) -> dict[str, Any]:
@@ -86,23 +104,39 @@ def _copy(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
 
 
-def _apply(settings: dict[str, Any], override: str) -> None:
+@dataclass(frozen=True, slots=True)
+class _Override:
+    path: tuple[str, ...]
+    value: Any
+
+
+def _split(override: str) -> _Override:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UsageError(repr(override), "is not an override", "write key=value, such as learner.optimizer.lr=3e-4")
-    *sections, last = key.split(".")
-    at, path = settings, ""
+    return _Override(tuple(key.split(".")), parse_value(key, text))
+
+
+def _apply(settings: dict[str, Any], override: _Override) -> None:
+    *sections, last = override.path
+    at, path, known = settings, "", key_names()
     for section in sections:
-        known = key_names()
         if path in known and section not in known[path]:
             raise UsageError(f"{path}.{section}".lstrip("."), "there is no such section", nearest(section, known[path]))
         path = f"{path}.{section}".lstrip(".")
         inner = at.get(section, {"name": _COMPONENTS[path]} if path in _COMPONENTS else None)
+        _refuse_bare_name(path, inner)
         at[section] = _mapping(path, inner)
         at = at[section]
-    if path in _COMPONENTS and last == "name":
+    if path in _COMPONENTS and last == "name" and override.value != at.get("name"):
         at.clear()  # the options of one component mean nothing to another
-    at[last] = _parse(override, text)
+    at[last] = override.value
+
+
+def _refuse_bare_name(section: str, value: Any) -> None:
+    if section in _COMPONENTS and isinstance(value, str):
+        reason = "is a section: the name of a component, and its options beside it"
+        raise UsageError(f"{section} = {value!r}", reason, f"write {section}.name={value}, in a file {{name: {value}}}")
 
 
 _COMPONENTS = {

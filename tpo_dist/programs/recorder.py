@@ -2,14 +2,14 @@
 
 import json
 import math
-import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
+from tpo_dist.errors import UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints
 from tpo_dist.metrics import Histogram, values
 from tpo_dist.programs.plot import plot_learning_curve
-from tpo_dist.programs.run import Run, StepReport
+from tpo_dist.programs.run import Run, StepReport, write_config, write_whole
 
 Status = Literal["running", "completed", "interrupted", "failed"]
 LAST_STEPS = 20
@@ -17,23 +17,38 @@ LAST_STEPS = 20
 
 
 class Recorder:
-    """Writes the records of one run; on a resumed run, those after its checkpoint are cut off first."""
+    """Writes the records of one run.
+
+    A resumed run keeps what it has on disk until its first new step is done: a start that fails changes nothing.
+    """
 
     def __init__(self, run: Run) -> None:
+        """Raises UsageError where the metrics of a resumed run are damaged."""
         self._run = run
         self._path = run.folder / "metrics.jsonl"
-        self.rows = _keep_until(self._path, run.first_step)
+        self.rows = _rows_until(self._path, run.first_step)
+        self._file: TextIO | None = None
+        self._board: _Board | None = None
+        if run.checkpoint is None:
+            self._begin()
+
+    def _begin(self) -> TextIO:
+        """From here on the folder is that of this process: what lies after the checkpoint is cut off."""
+        write_config(self._run.folder, self._run.config)
+        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = _Board(run) if run.config.log.tensorboard else None
+        self._board = _Board(self._run) if self._run.config.log.tensorboard else None
         self.write_summary("running")
+        return self._file
 
     def record(self, report: StepReport) -> dict[str, Any]:
         """Write one step to every sink; the row that was written."""
+        file = self._file or self._begin()
         numbers = {name: number for name, number in values(report.metrics).items() if math.isfinite(number)}
         row = {"step": report.step, **numbers, "step_seconds": report.seconds}
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        file.write(json.dumps(row) + "\n")
+        file.flush()
         if self._board is not None:
             self._board.write(report)
         return row
@@ -41,22 +56,32 @@ class Recorder:
     def finish(self, status: Status, reason: str | None = None) -> dict[str, Any]:
         """Close the sinks, draw the curve and write the summary; the summary."""
         self.close()
+        if self._file is None:
+            return self._summary(status, reason)
         if self._run.config.log.plot and self.rows:
             plot_learning_curve(self.rows, self._run.config.name, self._run.folder / "learning_curve.png")
         return self.write_summary(status, reason)
 
     def close(self) -> None:
-        """Close the sinks and write nothing more."""
+        """Close the sinks. Where nothing was recorded, all is left as it was, but for the word that the run goes on."""
+        if self._file is None:
+            _correct_running(self._run.folder / "summary.json")
+            return
         self._file.close()
         if self._board is not None:
             self._board.close()
 
     def write_summary(self, status: Status, reason: str | None = None) -> dict[str, Any]:
         """`summary.json`, replaced in one piece; its content."""
+        summary = self._summary(status, reason)
+        write_whole(self._run.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary
+
+    def _summary(self, status: Status, reason: str | None) -> dict[str, Any]:
         last = self.rows[-LAST_STEPS:]
         checkpoints = list_checkpoints(self._run.checkpointer.folder)
         seconds = sum(row["step_seconds"] for row in self.rows)
-        summary = {
+        return {
             "run": str(self._run.folder),
             "status": status,
             "reason": reason,
@@ -69,10 +94,6 @@ class Recorder:
             "checkpoint": str(checkpoints[-1]) if checkpoints else None,
             "resumed_from_step": self._run.first_step or None,
         }
-        temporary = self._run.folder / ".summary.json.partial"
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self._run.folder / "summary.json")
-        return summary
 
 
 class _Board:
@@ -94,22 +115,40 @@ class _Board:
         self._writer.close()
 
 
-def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """Rows up to that step, the file cut back to them; a torn last line is dropped."""
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if row["step"] > step:
-                break
-            rows.append(row)
-        temporary = path.with_name(".metrics.jsonl.partial")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(temporary, path)
+def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """Rows up to that step; a torn last line is dropped. Raises UsageError for any other line that is no row."""
+    rows: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        row = _row(line)
+        if row is None and number == len(lines) and not line.endswith("}"):
+            break
+        if row is None:
+            raise UsageError(f"{path}, line {number}", "is not the row of a step", "remove that line")
+        if row["step"] > step:
+            break
+        rows.append(row)
     return rows
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    fits = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("step_seconds"), int | float)
+    return row if fits else None
+
+
+def _correct_running(path: Path) -> None:
+    """A summary that says "running" while nobody does comes from a process that died without a word."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(summary, dict) and summary.get("status") == "running":
+        summary |= {"status": "failed", "reason": "its process was killed"}
+        write_whole(path, json.dumps(summary, indent=2) + "\n")
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> float | None:

@@ -66,5 +66,5 @@ class RolloutWorker:
     def _score(self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]) -> Scores:
         if not self._token_level:
             return self._task.score(prompts, tokens_GKT, lengths_GK)
-        assert isinstance(self._task, TokenScoring), "programs/parts.py refuses other tasks"
+        assert isinstance(self._task, TokenScoring), "programs/resolve.py refuses other tasks"
         return self._task.score_alternatives(prompts, tokens_GKT, lengths_GK)

@@ -10,12 +10,13 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError
 
 from tpo_dist.learner.checkpoint import Checkpointer, load_checkpoint
 from tpo_dist.learner.learner import Learner
 from tpo_dist.metrics import Metrics, Sum
 from tpo_dist.process import keep_freed_memory
-from tpo_dist.records import concatenate
+from tpo_dist.records import ScoredGroups, concatenate
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream, Lease
 
@@ -61,11 +62,11 @@ class RolloutShell:
 
     def __init__(self, name: str, threads: int, make_worker: Callable[[], RolloutWorker]) -> None:
         _set_up_process(threads)
-        self._name = name
-        self._worker = make_worker()
+        self._name, self._make_worker = name, make_worker
 
     def ready(self) -> str:
-        """Answers once the worker stands."""
+        """Build the worker. Raises whatever it raises; from a constructor, Ray would only say that the actor died."""
+        self._worker = self._make_worker()
         return self._name
 
     def roll(self, stream: Any, seconds: float) -> int:
@@ -95,32 +96,32 @@ class LearnerShell:
         self, threads: int, make_learner: Callable[[], Learner], checkpointer: Checkpointer, start: Path | None
     ) -> None:
         _set_up_process(threads)
-        self._learner = make_learner()
+        self._make_learner, self._start = make_learner, start
         self._checkpointer = checkpointer
         self._publishing: Any = None
-        if start is not None:
-            load_checkpoint(start, self._learner)
 
     def ready(self) -> str:
-        """Answers once the learner stands."""
+        """Build the learner, at its checkpoint if it has one. Raises whatever that raises."""
+        self._learner = self._make_learner()
+        if self._start is not None:
+            load_checkpoint(self._start, self._learner)
+        self._first_version = self._learner.version
         return "learner"
 
     def train(self, stream: Any, until: int, seconds: float) -> Iterator[Step]:
         """Train until so many steps are done or the stream is closed, whichever is first; report after each step.
 
         `seconds` bounds the wait for the groups of a step. The last step is followed by a checkpoint, and so is the
-        closing of the stream.
+        closing of the stream, or a wait that fails.
         """
         self._publish(stream)
         finished = time.perf_counter()
         while self._learner.version < until:
             started = finished  # what lies between two steps belongs to the later one
             waiting = time.perf_counter()
-            references = ray.get(stream.take.remote(self._learner.version, seconds))
-            if references is None:
-                self._checkpointer.after_step(self._learner, last=True)
+            blocks = self._wait_for_groups(stream, seconds)
+            if blocks is None:
                 return
-            blocks = ray.get(references)
             arrived = time.perf_counter()
             metrics = self._learner.update(concatenate(blocks))
             last = self._learner.version == until
@@ -130,6 +131,23 @@ class LearnerShell:
             metrics = {**metrics, "wait_seconds": Sum(arrived - waiting)}
             finished = time.perf_counter()
             yield self._learner.version, metrics, finished - started, None if saved is None else str(saved)
+
+    def _wait_for_groups(self, stream: Any, seconds: float) -> list[ScoredGroups] | None:
+        """The blocks of the next step; where there are none, a checkpoint of the last one."""
+        try:
+            references = ray.get(stream.take.remote(self._learner.version, seconds))
+            if references is not None:
+                blocks: list[ScoredGroups] = ray.get(references)
+                return blocks
+        except RayError:
+            self._save_progress()
+            raise
+        self._save_progress()
+        return None
+
+    def _save_progress(self) -> None:
+        if self._learner.version > self._first_version:
+            self._checkpointer.after_step(self._learner, last=True)
 
     def _publish(self, stream: Any) -> None:
         if self._publishing is not None:

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,10 +25,11 @@ def cluster(config: ClusterConfig, connect_seconds: float) -> Iterator[None]:
     if ray.is_initialized():
         yield  # the caller's own cluster, a test's or a notebook's
         return
-    if config.address is None:
-        _start(config)
-    else:
-        _join(config.address, connect_seconds)
+    with _own_signal_handlers():
+        if config.address is None:
+            _start(config)
+        else:
+            _join(config.address, connect_seconds)
     try:
         yield
     finally:
@@ -36,6 +39,21 @@ def cluster(config: ClusterConfig, connect_seconds: float) -> Iterator[None]:
 def started_here(config: ClusterConfig) -> bool:
     """Whether the cluster has this machine only, and so can never grow."""
     return config.address is None
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Ray puts handlers of its own in place of the program's: one exits at once, one prints the native stack."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ray leaves them alone as well
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler):  # not the system's defaults: those would end the driver without its farewell
+                signal.signal(number, handler)
 
 
 def _start(config: ClusterConfig) -> None:

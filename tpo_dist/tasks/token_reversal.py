@@ -23,6 +23,7 @@ class TokenReversal:
     """A prompt of H uniform tokens; the answer is the prompt, flipped (v becomes V-1-v) or reversed or both."""
 
     variant: Variant = "reverse_copy"
+    """What the answer is: flip makes v V-1-v, reverse turns the order round, copy does neither."""
     reward: Reward = "terminal"
     """bag_of_tokens: each right token counts. sequential: tokens count until the first error. terminal: 1 for the
     whole answer, else 0."""

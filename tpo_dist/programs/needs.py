@@ -1,0 +1,26 @@
+"""What a run takes of a cluster."""
+
+import os
+
+import torch
+
+from tpo_dist.config import RunConfig
+from tpo_dist.runtime.placement import Need
+
+
+def needs_of(config: RunConfig) -> list[Need]:
+    """Room for the learner, then for each rollout worker."""
+    workers = [Need(config.rollout.cpus, config.rollout.gpus)] * config.rollout.workers
+    return [Need(config.learner.cpus, config.learner.gpus), *workers]
+
+
+def describe_needs(config: RunConfig) -> str:
+    """One line: the CPUs and GPUs asked of Ray and, where the cluster would be started here, whether it has them."""
+    needs = needs_of(config)
+    cpus, gpus = sum(need.cpus for need in needs), sum(need.gpus for need in needs)
+    asked = f"needs {cpus:g} CPU and {gpus:g} GPU"
+    if config.cluster.address is not None:
+        return f"{asked} of the cluster at {config.cluster.address}"
+    has_cpus, has_gpus = config.cluster.num_cpus or os.cpu_count() or 1, torch.cuda.device_count()
+    verdict = "enough" if cpus <= has_cpus and gpus <= has_gpus else "too little"
+    return f"{asked}; a cluster started here has {has_cpus} CPU and {has_gpus} GPU: {verdict}"

@@ -1,0 +1,114 @@
+"""Every default of a run filled in, and the contradictions refused that no single part can see."""
+
+import dataclasses
+import re
+
+from tpo_dist.config import ComponentConfig, RunConfig
+from tpo_dist.errors import UsageError
+from tpo_dist.objective import OBJECTIVES, Objective
+from tpo_dist.objective.tpo import TPO
+from tpo_dist.programs.parts import (
+    block_size,
+    blocks_per_step,
+    make_objective,
+    make_policy,
+    make_task,
+    policy_options,
+    refuse_mismatch,
+)
+from tpo_dist.tasks import Answers, ContextTask, Task, TokenScoring
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Every default filled in, every part tried. Raises UsageError for what cannot work together."""
+    task, objective, policy = make_task(config), make_objective(config), policy_options(config)
+    groups = config.rollout.groups_per_step
+    size = config.rollout.block_size or (groups // 4 if groups % 4 == 0 else groups)
+    candidates = config.rollout.candidates or OBJECTIVES[config.objective.name].candidates
+    resolved = config.model_copy(
+        update={
+            "task": _complete(config.task, task),
+            "objective": _complete(config.objective, objective),
+            "policy": _complete(config.policy, policy),
+            "rollout": config.rollout.model_copy(update={"block_size": size, "candidates": candidates}),
+            "learner": config.learner.model_copy(update={"epochs": config.learner.epochs or objective.epochs}),
+        }
+    )
+    refuse_mismatch(resolved, task, policy)
+    if candidates == "token":
+        _refuse_token_level(resolved, task, objective)
+    if config.log.oracle and not isinstance(task, Answers):
+        reason = f"task {config.task.name!r} does not know its right answers"
+        raise UsageError("log.oracle = true", reason, "leave it false")
+    if config.learner.early_stop.distance is not None and not isinstance(objective, TPO):
+        reason = f"objective {config.objective.name!r} has no target to meet"
+        raise UsageError("learner.early_stop.distance", reason, "use early_stop.kl")
+    _refuse_contradictions(resolved, objective)
+    if isinstance(task, ContextTask):
+        make_policy(resolved)  # contexts without features, or data that is missing, show now
+    return resolved
+
+
+def _refuse_token_level(config: RunConfig, task: Task, objective: Objective) -> None:
+    if not isinstance(task, TokenScoring):
+        raise UsageError(
+            "rollout.candidates = 'token'",
+            f"task {config.task.name!r} cannot score single tokens",
+            "choose sequence, or a task with rewards for tokens, such as token_reversal",
+        )
+    task.refuse_alternatives()
+    if objective.needs_greedy:
+        raise UsageError(
+            "rollout.candidates = 'token'",
+            f"objective {config.objective.name!r} compares whole completions with the greedy one",
+            "choose sequence",
+        )
+
+
+def _refuse_contradictions(config: RunConfig, objective: Objective) -> None:
+    rollout, learner, groups = config.rollout, config.learner, config.rollout.groups_per_step
+    if rollout.group_size < objective.min_group_size:
+        raise UsageError(
+            f"rollout.group_size = {rollout.group_size}",
+            f"objective {config.objective.name!r} compares the candidates of one prompt with each other",
+            f"give {objective.min_group_size} or more, or an objective for single samples (ppo, dg, reinforce)",
+        )
+    if rollout.groups_per_step % block_size(config):
+        raise UsageError(
+            f"rollout.block_size = {rollout.block_size}",
+            f"a step is made of whole blocks, and it does not divide rollout.groups_per_step = {groups}",
+            "choose a divisor",
+        )
+    if rollout.workers > blocks_per_step(config):
+        raise UsageError(
+            f"rollout.workers = {rollout.workers}",
+            f"a step has {blocks_per_step(config)} blocks of {rollout.block_size} prompts, fewer than workers",
+            "lower rollout.workers or rollout.block_size",
+        )
+    if learner.schedule.warmup_steps >= config.steps:
+        raise UsageError(
+            f"learner.schedule.warmup_steps = {learner.schedule.warmup_steps}",
+            f"the run ends after steps = {config.steps}, before the learning rate is reached",
+            "lower it or raise steps",
+        )
+    if config.cluster.address is not None and config.cluster.num_cpus is not None:
+        raise UsageError(
+            f"cluster.num_cpus = {config.cluster.num_cpus}",
+            f"it sizes a cluster started here, but cluster.address = {config.cluster.address!r} joins one",
+            "drop one of the two",
+        )
+    for role, device, gpus in (("learner", learner.device, learner.gpus), ("rollout", rollout.device, rollout.gpus)):
+        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
+            reason = "is not a device this program knows"
+            raise UsageError(f"{role}.device = {device!r}", reason, "give cpu or cuda, or one GPU as cuda:0")
+        if device.startswith("cuda") and gpus == 0:
+            raise UsageError(
+                f"{role}.device = {device!r}", f"Ray hides GPUs from it while {role}.gpus = 0", f"set {role}.gpus=1"
+            )
+
+
+def _complete(section: ComponentConfig, component: object) -> ComponentConfig:
+    """The section with every option of the component spelled out."""
+    assert dataclasses.is_dataclass(component)
+    assert not isinstance(component, type)
+    return ComponentConfig(name=section.name, **dataclasses.asdict(component))
