@@ -17,7 +17,7 @@ _HELP = """Run a study: `tpo-dist study NAME`, and again to go on where it was i
 
 Finished runs are kept under OUT/runs and never repeated, whichever study asked for them. Results go to OUT/NAME:
 results.csv, estimates.csv, table.md, figures, study.json. `key=value` sets a key of every training run, such as
-learner.device=cuda. A budget under 0.05 is a rehearsal: a few steps in seconds, through the same code.
+learner.device=cuda. A budget under 0.05 is a rehearsal: two steps of every run, in seconds, through the same code.
 
 With --json, standard output is one object: study, folder, runs, finished, budget, table, results, figures.
 Exit code: 0 done, 1 a run failed, 2 mistake in what was given, 130 interrupted.

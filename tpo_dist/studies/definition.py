@@ -92,7 +92,7 @@ def seeds_label(count: int) -> str:
 
 REHEARSAL_BELOW = 0.05
 """A smaller budget only exercises the path: a handful of steps on a handful of prompts, in seconds."""
-_REHEARSAL_STEPS, _REHEARSAL_PROMPTS = 4, 8
+_REHEARSAL_STEPS, _REHEARSAL_PROMPTS = 2, 4
 
 
 def within_budget(setting: Setting, budget: float) -> Setting:

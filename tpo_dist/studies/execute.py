@@ -13,6 +13,7 @@ from tpo_dist.config import ClusterConfig
 from tpo_dist.process import keep_freed_memory
 from tpo_dist.runtime.cluster import cluster
 from tpo_dist.runtime.fan_out import fan_out
+from tpo_dist.runtime.follow import RunFailed
 from tpo_dist.studies.engines import ENGINES, SEEDS_TOGETHER
 from tpo_dist.studies.runs import RunFile
 
@@ -88,7 +89,11 @@ def execute(batches: Sequence[Batch], ray: ClusterConfig | None, show: Callable[
     if ray is None:
         for index, batch in enumerate(batches):
             watch.note(index, 0.0)
-            _store(batch, simulate(batch, partial(watch.note, index)))
+            try:
+                curves = simulate(batch, partial(watch.note, index))
+            except Exception as error:
+                raise RunFailed(f"{batch.name} failed: {type(error).__name__}: {error}") from error
+            _store(batch, curves)
             watch.finish(index)
         return
     with cluster(ray, CONNECT_SECONDS):

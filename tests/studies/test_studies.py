@@ -1,0 +1,174 @@
+"""Every study, small, through the command that users run; interrupted, killed, spread over Ray, told wrong things."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import polars as pl
+import pytest
+
+from tests.cli.run_cli import call, spawn
+from tests.processes import wait_for
+from tpo_dist.config import ClusterConfig
+from tpo_dist.runtime.fan_out import fan_out
+from tpo_dist.runtime.follow import RunFailed
+from tpo_dist.studies.catalogue import STUDIES
+from tpo_dist.studies.definition import within_budget
+from tpo_dist.studies.execute import execute, missing
+from tpo_dist.studies.runs import fingerprint, run_files
+
+REHEARSAL = ("--seeds", 2, "--budget", 0.02, "--local", "--json")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """One folder for all: studies share runs of equal settings."""
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
+def test_every_study_runs(name, out, monkeypatch, capsys):
+    code, told, _ = call(monkeypatch, capsys, "study", name, *REHEARSAL, "--out", out)
+    assert code == 0
+    summary = json.loads(told)
+    study = STUDIES[name]
+    assert summary["finished"] == summary["runs"] == 2 * len(study.settings)
+    results = pl.read_csv(out / name / "results.csv")
+    assert len(results) == 2 * len(study.settings) * len(study.reported)
+    table = (out / name / "table.md").read_text()
+    assert "rehearsal" in table
+    for setting in study.settings:
+        assert str(setting.labels["method"]) in table
+    assert len(summary["figures"]) == len(study.figures)
+    for figure in summary["figures"]:
+        with open(figure, "rb") as file:
+            assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+    assert json.loads((out / name / "study.json").read_text())["commit"]
+
+
+def test_finished_runs_are_not_repeated_whoever_asks(out, monkeypatch, capsys):
+    """`ablations` finds what `terminal` has run."""
+    call(monkeypatch, capsys, "study", "terminal", *REHEARSAL, "--only", "tpo", "--out", out)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*.parquet")}
+    arguments = ("study", "ablations", *REHEARSAL, "--only", "tpo", "--out", out)
+    assert json.loads(call(monkeypatch, capsys, *arguments)[1])["finished"] == 6
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def few_runs(tmp_path, name="vocabulary", seeds=2):
+    study = STUDIES[name]
+    settings = [within_budget(setting, 0.02) for setting in study.settings[:2]]
+    return run_files(tmp_path, settings, range(seeds))
+
+
+def curves(files):
+    return [file.read() for file in files]
+
+
+def test_ray_gives_what_one_process_gives(ray_cluster, tmp_path):
+    here, there = few_runs(tmp_path / "here"), few_runs(tmp_path / "there")
+    execute(missing(here), None, lambda progress: None)
+    seen = []
+    execute(missing(there), ClusterConfig(), seen.append)
+    assert seen[-1].finished == 4
+    assert seen[-1].done == seen[-1].total
+    for mine, theirs in zip(curves(here), curves(there), strict=True):
+        assert mine.equals(theirs)
+
+
+def die_once(marker, report):
+    """Work whose process is killed the first time."""
+    report(1.0)
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return marker.name
+
+
+def fail(item, report):
+    raise ValueError(f"item {item} is no good")
+
+
+def test_work_whose_process_is_killed_begins_again(ray_cluster, tmp_path):
+    items = [tmp_path / name for name in ("a", "b")]
+    found = {event.index: event.result for event in fan_out(die_once, items, ["a", "b"]) if event.result is not None}
+    assert found == {0: "a", 1: "b"}
+
+
+def test_work_that_raises_is_named(ray_cluster):
+    with pytest.raises(RunFailed, match="the second failed: ValueError: item 7 is no good"):
+        list(fan_out(fail, [7], ["the second"]))
+
+
+def test_a_study_killed_half_way_goes_on_and_ends_with_the_same_table(tmp_path, monkeypatch, capsys):
+    arguments = ("study", "vocabulary", "--only", "dg", "--where", "vocab=2", "--seeds", 8, "--budget", 0.05)
+    small = ("rollout.groups_per_step=4", "rollout.block_size=4", "task.length=4", "--local", "--json")
+    process = spawn(*arguments, *small, "--out", tmp_path / "killed")
+    finished = lambda: list((tmp_path / "killed").glob("runs/*/*.parquet"))  # noqa: E731
+    wait_for(lambda: len(finished()) >= 3, "three finished runs")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = {path: path.stat().st_mtime_ns for path in finished()}
+    assert 3 <= len(before) < 8
+    assert call(monkeypatch, capsys, *arguments, *small, "--out", tmp_path / "killed")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert call(monkeypatch, capsys, *arguments, *small, "--out", tmp_path / "whole")[0] == 0
+    for name in ("results.csv", "estimates.csv"):
+        texts = [(tmp_path / folder / "vocabulary" / name).read_text() for folder in ("killed", "whole")]
+        assert texts[0] == texts[1]
+
+
+def test_a_failing_run_is_named_and_the_others_stay(tmp_path, monkeypatch, capsys):
+    from tpo_dist.studies.engines import ENGINES
+
+    def broken(options, seeds, steps, report):
+        raise FloatingPointError("the gradient of step 3 is nan")
+
+    monkeypatch.setitem(ENGINES, "one_context", broken)
+    code, out, err = call(monkeypatch, capsys, "study", "one_context", *REHEARSAL, "--out", tmp_path)
+    assert code == 1
+    assert json.loads(out)["finished"] == 0
+    assert "tpo seeds 0 to 1 failed: FloatingPointError: the gradient of step 3 is nan" in err
+
+
+def test_the_fingerprint_is_of_what_is_run():
+    setting = STUDIES["terminal"].settings[0]
+    same = replace(setting, labels={"method": "renamed"}, paper={}, options={**setting.options, "learner.epochs": None})
+    assert fingerprint(same) == fingerprint(setting)
+    assert fingerprint(replace(setting, steps=7)) != fingerprint(setting)
+    assert fingerprint(replace(setting, options={**setting.options, "seed_of": 1})) != fingerprint(setting)
+
+
+def test_a_budget_is_a_share_of_the_steps():
+    setting = STUDIES["terminal"].settings[0]
+    assert within_budget(setting, 0.5).steps == 1000
+    assert within_budget(setting, 0.5).options == setting.options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["terminl"], "did you mean 'terminal'"),
+        ([], "name one of one_context"),
+        (["terminal", "--only", "tpoo"], "did you mean 'tpo'"),
+        (["terminal", "--where", "size=7"], "has no such label"),
+        (["terminal", "--where", "length=11"], "no such setting"),
+        (["terminal", "--where", "length"], "length=7"),
+        (["terminal", "learner.lr=3"], "there is no such key"),
+        (["terminal", "learner.epochs=-1"], "greater than or equal to 1"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    code, _, err = call(monkeypatch, capsys, "study", *arguments, "--local", "--out", tmp_path)
+    assert code == 2
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_the_list_names_every_study(monkeypatch, capsys):
+    code, told, _ = call(monkeypatch, capsys, "study", "--list", "--json")
+    assert code == 0
+    assert [study["name"] for study in json.loads(told)] == list(STUDIES)
+    assert call(monkeypatch, capsys, "study", "--list")[0] == 0
