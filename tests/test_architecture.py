@@ -141,3 +141,12 @@ def test_everything_public_says_what_it_is(path):
     overloads = {"forward", "backward", "train", "study"}  # torch's own names, and commands whose help is assembled
     silent = [node.name for node in public_definitions(tree) if not ast.get_docstring(node)]
     assert set(silent) <= overloads, f"without docstring: {silent}"
+
+
+def test_the_readme_s_tree_names_every_file():
+    text = (PACKAGE.parent / "README.md").read_text()
+    tree = text[text.index("## The tree") : text.index("## Scaling out")]
+    missing = [
+        str(path.relative_to(PACKAGE)) for path in FILES if not path.name.startswith("_") and path.name not in tree
+    ]
+    assert not missing

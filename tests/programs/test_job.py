@@ -114,3 +114,10 @@ def test_an_empty_file_is_all_defaults(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text("# nothing\n")
     assert load_job(path) == configure({})
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_every_job_is_valid_and_named_after_its_file(path):
+    assert load_job(path).name == path.stem
