@@ -233,7 +233,7 @@ def test_keys_are_listed(monkeypatch, capsys):
         ("learner.schedule.name", "one of constant, linear, cosine. shape of the decay"),
         ("rollout.candidates", "one of sequence, token."),
         ("cluster.placement", "one of PACK, SPREAD, STRICT_PACK, STRICT_SPREAD"),
-        ("policy.width", "transformer: Numbers that stand for a token"),
+        ("policy.width", "transformer (default 64): Numbers that stand for a token"),
     ):
         assert words in meanings[key], key
 

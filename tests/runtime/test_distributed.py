@@ -114,9 +114,10 @@ def after_a_kill(small_config, shell, *overrides):
     """What became of a run after the process of that title was killed: its failure, its last step, its checkpoint."""
     run = create_run(small_config("steps=100000", *overrides))
     failures = []
+    others = set(pids_running(f"ray::{shell}"))  # of an earlier run, on their way out
     thread, reached = start(run, failures)
     wait_for(lambda: len(reached) > 3, "a few steps")
-    os.kill(pids_running(f"ray::{shell}")[0], signal.SIGKILL)
+    os.kill(min(set(pids_running(f"ray::{shell}")) - others), signal.SIGKILL)
     thread.join(60)
     assert not thread.is_alive()
     (error,) = failures
@@ -157,9 +158,10 @@ def test_a_part_that_cannot_be_built_says_why_in_its_own_words(small_config):
 def test_a_hanging_worker_is_named_when_the_wait_for_groups_ends(small_config):
     run = create_run(small_config("steps=100000", "deadlines.groups_seconds=2.0", "deadlines.update_seconds=5.0"))
     failures = []
+    others = set(pids_running("ray::RolloutShell"))
     thread, reached = start(run, failures)
     wait_for(lambda: len(reached) > 3, "a few steps")
-    (pid,) = pids_running("ray::RolloutShell")
+    (pid,) = set(pids_running("ray::RolloutShell")) - others
     os.kill(pid, signal.SIGSTOP)
     try:
         thread.join(60)

@@ -44,7 +44,9 @@ def draw(study: Study, figure: Figure, files: Sequence[RunFile], found: Sequence
     rows = len(curves) * -(-len(panels) // per_row)
     canvas = Canvas(figsize=(max(4.6, 3.2 * per_row), 2.7 * rows + 0.7), layout="constrained")
     FigureCanvasAgg(canvas)
-    axes = canvas.subplots(rows, per_row, squeeze=False, sharex=figure.kind == "curves").reshape(-1)
+    axes = canvas.subplots(
+        rows, per_row, squeeze=False, sharex=figure.kind == "curves", sharey=len(curves) == 1
+    ).reshape(-1)
     for axis in axes[len(curves) * len(panels) :]:
         axis.set_visible(False)
     lines: dict[str, Any] = {}
@@ -58,13 +60,17 @@ def draw(study: Study, figure: Figure, files: Sequence[RunFile], found: Sequence
         axis.set_title(panel, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    canvas.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=min(len(lines), 6), frameon=False)
-    canvas.savefig(path, dpi=90)
+    if "" not in lines:
+        canvas.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=min(len(lines), 6), frameon=False)
+    canvas.savefig(path, dpi=90 if len(panels) <= 8 else 55)
     return True
 
 
 def _key(setting: Setting, names: Sequence[str]) -> str:
-    return ", ".join(f"{name} {setting.labels[name]}" for name in names if name in setting.labels)
+    shown = ("" if name == "method" else f"{name} " for name in names)
+    return ", ".join(
+        f"{label}{setting.labels[n]}" for label, n in zip(shown, names, strict=True) if n in setting.labels
+    )
 
 
 def _name(setting: Setting, names: Sequence[str]) -> str:

@@ -113,7 +113,7 @@ def estimates(study: Study, files: Sequence[RunFile]) -> list[Estimate]:
             if reported.kind == "steps_to":
                 mean = measure(mean_curve(runs, reported.curve), reported)
             spread = float(finite.std(ddof=1)) / math.sqrt(len(finite)) if len(finite) > 1 else math.nan
-            if len(finite) < len(numbers):
+            if len(finite) < len(numbers) or not math.isfinite(mean):
                 spread = math.nan
             found.append(
                 Estimate(
