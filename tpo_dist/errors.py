@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake: it names the key, the value, the reason and the fix, in one line."""
+"""What ends a command with one line instead of a traceback: a user's mistake, or something that broke on the way."""
 
 
 class UsageError(ValueError):
@@ -11,3 +11,7 @@ class UsageError(ValueError):
 
     def __reduce__(self) -> tuple[type["UsageError"], tuple[str, str, str]]:
         return type(self), (self.where, self.reason, self.fix)  # keeps its three parts across processes
+
+
+class RunFailed(RuntimeError):
+    """A part of what was running died, failed or fell silent; the message says which and why."""

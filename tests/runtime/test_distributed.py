@@ -14,13 +14,13 @@ import ray
 from tests.processes import pids_running, wait_for
 from tests.programs.test_local import assert_equal_runs, final_weights
 from tests.test_records import make_groups
-from tpo_dist.errors import UsageError
+from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints, read_state
 from tpo_dist.programs import distributed, local
 from tpo_dist.programs.parts import make_learner, make_worker
 from tpo_dist.programs.run import create_run, resume_run
 from tpo_dist.runtime.actors import LearnerActor, RolloutActor
-from tpo_dist.runtime.follow import RunFailed, await_all
+from tpo_dist.runtime.follow import await_all
 from tpo_dist.runtime.placement import Need, reserve
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

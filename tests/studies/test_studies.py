@@ -11,8 +11,8 @@ import pytest
 from tests.cli.run_cli import call, spawn
 from tests.processes import wait_for
 from tpo_dist.config import ClusterConfig
+from tpo_dist.errors import RunFailed
 from tpo_dist.runtime.fan_out import fan_out
-from tpo_dist.runtime.follow import RunFailed
 from tpo_dist.studies.catalogue import STUDIES
 from tpo_dist.studies.definition import within_budget
 from tpo_dist.studies.execute import execute, missing

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from tpo_dist.cli.view import View, short_path
-from tpo_dist.errors import UsageError
+from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.programs.recorder import Recorder, Status
 from tpo_dist.programs.run import Run, StepReport
-from tpo_dist.runtime.follow import RunFailed
 from tpo_dist.stream import DeadlineExceeded
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "interrupted": 130}

@@ -143,7 +143,7 @@ def _run(
     as_json: bool,
 ) -> int:
     from tpo_dist.config import ClusterConfig
-    from tpo_dist.runtime.follow import RunFailed
+    from tpo_dist.errors import RunFailed
     from tpo_dist.studies.execute import execute, missing
     from tpo_dist.studies.report import write_report
     from tpo_dist.studies.runs import run_files

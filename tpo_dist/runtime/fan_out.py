@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from tpo_dist.runtime.follow import RunFailed, reason
+from tpo_dist.errors import RunFailed
+from tpo_dist.runtime.follow import reason
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -7,16 +7,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from tpo_dist.errors import UsageError
+from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.runtime.actors import Step
 
 _LOOK_SECONDS = 0.5  # how soon a stop request is seen
 _SAVE_SECONDS = 60.0  # for the learner's last checkpoint after another process failed
 _DEATH_SECONDS = 2.0  # for Ray to notice a death of which the learner has seen the consequence
-
-
-class RunFailed(RuntimeError):
-    """A process of the run died, failed or fell silent; the message says which and why."""
 
 
 def follow(

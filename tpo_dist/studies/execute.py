@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from tpo_dist.config import ClusterConfig
+from tpo_dist.errors import RunFailed
 from tpo_dist.process import keep_freed_memory
-from tpo_dist.runtime.cluster import cluster
-from tpo_dist.runtime.fan_out import fan_out
-from tpo_dist.runtime.follow import RunFailed
 from tpo_dist.studies.engines import ENGINES, SEEDS_TOGETHER
 from tpo_dist.studies.runs import RunFile
 
@@ -96,6 +94,9 @@ def execute(batches: Sequence[Batch], ray: ClusterConfig | None, show: Callable[
             _store(batch, curves)
             watch.finish(index)
         return
+    from tpo_dist.runtime.cluster import cluster  # a machine without Ray runs studies too
+    from tpo_dist.runtime.fan_out import fan_out
+
     with cluster(ray, CONNECT_SECONDS):
         for event in fan_out(simulate, batches, [batch.name for batch in batches]):
             if event.result is None:
