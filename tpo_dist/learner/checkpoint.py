@@ -55,9 +55,8 @@ def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
             shutil.rmtree(final)
         temporary.rename(final)
         _flush(parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone already where it was renamed
     for old in list_checkpoints(parent)[:-keep]:
         shutil.rmtree(old)
     return final
