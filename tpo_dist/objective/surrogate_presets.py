@@ -39,35 +39,33 @@ class DrGRPO(Surrogate):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RLOO(Surrogate):
+class ScoreFunction(Surrogate):
+    """loss = -mean over candidates of sum_t A_t log pi_t: REINFORCE, which the methods below give their baselines."""
+
+    clip_low: float | None = None
+    """The ratio is clipped to at least 1 - clip_low; None for the plain score function."""
+    clip_high: float | None = None
+    """The ratio is clipped to at most 1 + clip_high; None for the plain score function."""
+    aggregation: Aggregation = "constant_length"
+    """token_mean, sequence_mean or constant_length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RLOO(ScoreFunction):
     """REINFORCE Leave-One-Out: the baseline is the mean of the other candidates (arXiv 2402.14740, section 2).
 
     Sum over tokens, mean over candidates. The paper also puts a KL into the reward, with a weight tuned by task.
     """
 
-    clip_low: float | None = None
-    """The ratio is clipped to at least 1 - clip_low; None for the plain score function."""
-    clip_high: float | None = None
-    """The ratio is clipped to at most 1 + clip_high; None for the plain score function."""
-    aggregation: Aggregation = "constant_length"
-    """token_mean, sequence_mean or constant_length."""
-
     advantage: ClassVar[AdvantageKind] = "leave_one_out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReMax(Surrogate):
+class ReMax(ScoreFunction):
     """REINFORCE whose baseline is the score of the greedy completion (arXiv 2310.10505, Algorithm 1).
 
     Sum over tokens, mean over candidates. The paper also puts a KL into the reward, with a weight tuned by task.
     """
-
-    clip_low: float | None = None
-    """The ratio is clipped to at least 1 - clip_low; None for the plain score function."""
-    clip_high: float | None = None
-    """The ratio is clipped to at most 1 + clip_high; None for the plain score function."""
-    aggregation: Aggregation = "constant_length"
-    """token_mean, sequence_mean or constant_length."""
 
     advantage: ClassVar[AdvantageKind] = "greedy"
     min_group_size: ClassVar[int] = 1
@@ -75,18 +73,11 @@ class ReMax(Surrogate):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaxRL(Surrogate):
+class MaxRL(ScoreFunction):
     """A = (r - mean) / mean: the gradient of a truncated maximum likelihood of success (arXiv 2602.02710).
 
     Sum over tokens, mean over candidates. Groups without any success have no gradient; rewards are 0 or more.
     """
-
-    clip_low: float | None = None
-    """The ratio is clipped to at least 1 - clip_low; None for the plain score function."""
-    clip_high: float | None = None
-    """The ratio is clipped to at most 1 + clip_high; None for the plain score function."""
-    aggregation: Aggregation = "constant_length"
-    """token_mean, sequence_mean or constant_length."""
 
     advantage: ClassVar[AdvantageKind] = "mean_relative"
 
