@@ -39,12 +39,19 @@ def split(policy: Policy, batch: CandidateBatch, candidates: int | None) -> list
 
 
 @torch.no_grad()
+def current_logps(parts: list[MicroBatch], batch: TrainingBatch) -> Tensor:
+    """Log-probs [G, K, T] of a whole batch from its parts, under the weights of this moment, without a graph."""
+    old = batch.groups.old_logps_GKT
+    logps = torch.zeros(batch.candidates.tokens_GKT.shape, dtype=old.dtype, device=old.device)
+    for part in parts:
+        logps[part.groups, part.candidates] = part.score()
+    return batch.to_groups(logps)
+
+
 def with_reference(batch: TrainingBatch, reference: Policy, micro_batch_candidates: int | None) -> TrainingBatch:
     """The batch with the log-probs of a fixed reference policy."""
-    logps = torch.zeros_like(batch.candidates.tokens_GKT, dtype=batch.groups.old_logps_GKT.dtype)
-    for part in split(reference, batch.candidates, micro_batch_candidates):
-        logps[part.groups, part.candidates] = part.score()
-    return replace(batch, groups=replace(batch.groups, reference_logps_GKT=batch.to_groups(logps)))
+    logps_GKT = current_logps(split(reference, batch.candidates, micro_batch_candidates), batch)
+    return replace(batch, groups=replace(batch.groups, reference_logps_GKT=logps_GKT))
 
 
 class EpochGradients:
@@ -68,7 +75,7 @@ class EpochGradients:
         From here on, the objective's own ratios count from this moment too, so that nothing is corrected twice.
         """
         groups = self._batch.groups
-        start_GKT = self._batch.to_groups(self._current_logps(self._all_parts()))
+        start_GKT = current_logps(self._all_parts(), self._batch)
         weights_GKT = correction.weights(start_GKT, groups.old_logps_GKT, groups.live)
         self._batch = replace(
             self._batch, groups=replace(groups, old_logps_GKT=start_GKT), token_weights_GKT=weights_GKT
@@ -111,7 +118,7 @@ class EpochGradients:
         """
         parts = self._all_parts()
         graph = parts[0].score() if len(parts) == 1 else None
-        logps_GKT = self._batch.to_groups(self._current_logps(parts) if graph is None else graph.detach())
+        logps_GKT = current_logps(parts, self._batch) if graph is None else self._batch.to_groups(graph.detach())
         if self._ends(logps_GKT, enough):
             return None
         loss, weights = self._weigh(logps_GKT)
@@ -123,15 +130,6 @@ class EpochGradients:
 
     def _ends(self, logps_GKT: Tensor, enough: Callable[[Progress], bool] | None) -> bool:
         return enough is not None and enough(progress(self._objective, logps_GKT, self._batch.groups, self.signal))
-
-    @torch.no_grad()
-    def _current_logps(self, parts: list[MicroBatch]) -> Tensor:
-        """Log-probs under the weights of this moment, in the policy's shape."""
-        old = self._batch.groups.old_logps_GKT
-        logps = torch.zeros(self._batch.candidates.tokens_GKT.shape, dtype=old.dtype, device=old.device)
-        for part in parts:
-            logps[part.groups, part.candidates] = part.score()
-        return logps
 
     def _weigh(self, logps_GKT: Tensor) -> tuple[float, Tensor]:
         """Loss, and its gradient with respect to the log-probs in the policy's shape."""
