@@ -37,12 +37,10 @@ DENSE = ("task.reward=bag_of_tokens", "task.vocab=3")
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if not name.endswith("_token")])
 def test_every_objective_trains(name, small_config):
     config = small_config(*DENSE, f"objective.name={name}", "steps=3", "learner.reference=initial")
-    before = flat(make_learner(config).policy)
     reports = list(local.train(create_run(config)))
     assert len(reports) == 3
     assert all(np.isfinite(report.metrics["loss_first"].value) for report in reports)
     assert reports[0].metrics["grad_norm_first"].value > 0
-    assert (flat(make_learner(config).policy) == before).all()
 
 
 @pytest.mark.parametrize("correction", CORRECTIONS)

@@ -106,7 +106,10 @@ def test_a_study_killed_half_way_goes_on_and_ends_with_the_same_table(tmp_path, 
     arguments = ("study", "vocabulary", "--only", "dg", "--where", "vocab=2", "--seeds", 8, "--budget", 0.05)
     small = ("rollout.groups_per_step=4", "rollout.block_size=4", "task.length=4", "--local", "--json")
     process = spawn(*arguments, *small, "--out", tmp_path / "killed")
-    finished = lambda: list((tmp_path / "killed").glob("runs/*/*.parquet"))  # noqa: E731
+
+    def finished():
+        return list((tmp_path / "killed").glob("runs/*/*.parquet"))
+
     wait_for(lambda: len(finished()) >= 3, "three finished runs")
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()

@@ -85,11 +85,6 @@ class Study:
         assert len(set(names)) == len(names), f"{self.name}: two settings have the same labels"
 
 
-def seeds_label(count: int) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{count} seed" if count == 1 else f"{count} seeds"
-
-
 REHEARSAL_BELOW = 0.05
 """A smaller budget only exercises the path: a handful of steps on a handful of prompts, in seconds."""
 _REHEARSAL_STEPS, _REHEARSAL_PROMPTS = 2, 4

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tpo_dist import __version__
+from tpo_dist.programs.run import write_whole
 from tpo_dist.studies.definition import REHEARSAL_BELOW, Study
 from tpo_dist.studies.figures import draw
 from tpo_dist.studies.runs import RunFile, commit
@@ -29,7 +30,7 @@ def write_report(study: Study, files: Sequence[RunFile], folder: Path, command: 
     rehearsal = "A rehearsal: these numbers mean nothing.\n\n" if budget < REHEARSAL_BELOW else ""
     head = f"# {study.title}\n\n{study.source}. `{command}`\n\n"
     note = f"\n{study.note}\n" if study.note else ""
-    _replace(folder / "table.md", head + rehearsal + markdown(study, found) + note)
+    write_whole(folder / "table.md", head + rehearsal + markdown(study, found) + note)
     ran = sorted({file.commit() for file in files if file.finished})
     drawn = []
     for index, figure in enumerate(study.figures):
@@ -46,7 +47,7 @@ def write_report(study: Study, files: Sequence[RunFile], folder: Path, command: 
         "results": str(folder / "results.csv"),
         "figures": drawn,
     }
-    _replace(
+    write_whole(
         folder / "study.json",
         json.dumps({**summary, "command": command, **provenance(), "commits_of_runs": ran}, indent=2) + "\n",
     )
@@ -62,9 +63,3 @@ def provenance() -> Mapping[str, Any]:
         "python": platform.python_version(),
         "machine": f"{os.cpu_count()} x {platform.machine()}, {platform.system()}",
     }
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
