@@ -3,13 +3,14 @@
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 
 import polars as pl
 import pytest
 
 from tests.cli.run_cli import call, spawn
-from tests.processes import wait_for
+from tests.processes import pids_running, wait_for
 from tpo_dist.config import ClusterConfig
 from tpo_dist.errors import RunFailed
 from tpo_dist.runtime.fan_out import fan_out
@@ -76,6 +77,19 @@ def test_ray_gives_what_one_process_gives(ray_cluster, tmp_path):
     assert seen[-1].done == seen[-1].total
     for mine, theirs in zip(curves(here), curves(there), strict=True):
         assert mine.equals(theirs)
+
+
+def kill_the_board(test, report):
+    """Work during which the process that collects progress dies; `test` started it."""
+    while True:  # it may not stand yet
+        for pid in pids_running("ray::_Board", below=test):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def test_lost_progress_ends_with_its_reason(ray_cluster):
+    with pytest.raises(RunFailed, match="the process that collects progress failed: its process died"):
+        list(fan_out(kill_the_board, [os.getpid()], ["the first"]))
 
 
 def die_once(marker, report):
@@ -161,10 +175,12 @@ def test_a_budget_is_a_share_of_the_steps():
         (["terminal", "--where", "length"], "length=7"),
         (["terminal", "learner.lr=3"], "there is no such key"),
         (["terminal", "learner.epochs=-1"], "greater than or equal to 1"),
+        (["terminal", "--address", "auto"], "--local runs in one process"),
+        (["terminal", "--out", "/proc/nowhere"], "--out /proc/nowhere: cannot be written"),
     ],
 )
 def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
-    code, _, err = call(monkeypatch, capsys, "study", *arguments, "--local", "--out", tmp_path)
+    code, _, err = call(monkeypatch, capsys, "study", "--local", "--out", tmp_path, *arguments)
     assert code == 2
     assert words in err
     assert len(err.strip().splitlines()) == 1

@@ -12,8 +12,8 @@ from tpo_dist.cli.study import study
 from tpo_dist.cli.train import train
 from tpo_dist.errors import UsageError
 
-MISTAKE, FAILURE = 2, 1
-"""Exit codes: something the user gave cannot work; something broke while running."""
+MISTAKE = 2
+"""Exit code: something the user gave cannot work."""
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -49,6 +49,10 @@ def study(
         return
     if name is None:
         raise UsageError("NAME", "no study was given", f"name one of {', '.join(STUDIES)}")
+    if local and address is not None:
+        raise UsageError(
+            f"--address {address}", "--local runs in one process, without a cluster", "drop one of the two"
+        )
     chosen = _narrowed(lookup("study", name, STUDIES), only, where, overrides or [], budget)
     command = shlex.join(["tpo-dist", *sys.argv[1:]])
     raise typer.Exit(_run(chosen, seeds or chosen.seeds, budget, out, command, local, address, report_only, as_json))
@@ -143,12 +147,15 @@ def _run(
     as_json: bool,
 ) -> int:
     from tpo_dist.config import ClusterConfig
-    from tpo_dist.errors import RunFailed
+    from tpo_dist.errors import RunFailed, UsageError
     from tpo_dist.studies.execute import execute, missing
     from tpo_dist.studies.report import write_report
     from tpo_dist.studies.runs import run_files
 
-    files = run_files(out / "runs", study.settings, range(seeds))
+    try:
+        files = run_files(out / "runs", study.settings, range(seeds))
+    except OSError as error:
+        raise UsageError(f"--out {out}", f"cannot be written ({error.strerror})", "give another folder") from None
     batches = [] if report_only else missing(files)
     code, reason = 0, None
     try:
@@ -157,7 +164,7 @@ def _run(
                 execute(batches, None if local else ClusterConfig(address=address), bar.show)
     except KeyboardInterrupt:
         code, reason = 130, "interrupted; the same command goes on from here"
-    except RunFailed as error:
+    except (RunFailed, OSError) as error:
         code, reason = 1, str(error)
     summary = write_report(study, files, out / study.name, command, budget)
     if as_json:

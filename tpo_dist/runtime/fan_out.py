@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from tpo_dist.errors import RunFailed
 from tpo_dist.runtime.follow import reason
@@ -16,6 +16,7 @@ R = TypeVar("R")
 
 _LOOK_SECONDS = 1.0
 _TELL_SECONDS = 1.0  # a piece of work tells its progress no more often
+_BOARD_SECONDS = 120.0  # for the progress of all, which takes milliseconds where machines are not overrun
 _RETRIES = 3  # of a piece whose process died; an exception of its own is final
 
 
@@ -53,7 +54,7 @@ def fan_out(
                 heard = time.monotonic()
                 done, result = _outcome(one, names[index])
                 yield Event(index, done, result)
-            told = ray.get(board.read.remote(), timeout=silent_seconds)
+            told = _read(board)
             if told != known:
                 heard, known = time.monotonic(), told
             waiting = set(pending.values())
@@ -63,6 +64,15 @@ def fan_out(
     finally:
         for one in pending:
             ray.cancel(one, force=True)
+
+
+def _read(board: Any) -> dict[int, float]:
+    try:
+        told: dict[int, float] = ray.get(board.read.remote(), timeout=_BOARD_SECONDS)
+    except RayError as error:
+        reported = f"waited {_BOARD_SECONDS:g} s for it" if isinstance(error, GetTimeoutError) else reason(error)
+        raise RunFailed(f"the process that collects progress failed: {reported}") from error
+    return told
 
 
 def _outcome(reference: Any, name: str) -> Any:
