@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.policies.gradients import assert_same_gradients
 from tpo_dist.bench.plain_torch import _logps as plain_logps
 from tpo_dist.errors import UsageError
 from tpo_dist.policies.contract import GREEDY, CandidateBatch
@@ -103,11 +104,7 @@ def test_tree_changes_nothing_but_time(ragged, prompt, length):
     got, want = policy.scorer(batch)(), one_by_one(policy, batch)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
     assert not got[~batch.mask_GKT].any()
-    parameters = dict(policy.named_parameters())
-    ours = torch.autograd.grad((got * weights).sum(), parameters.values(), materialize_grads=True)
-    theirs = torch.autograd.grad((want * weights).sum(), parameters.values(), materialize_grads=True)
-    for name, a, b in zip(parameters, ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}")
+    assert_same_gradients(policy, got, want, weights, rtol=1e-10)
 
 
 def test_tree_gradient_of_many_shared_keys_passes_gradcheck():
