@@ -61,7 +61,13 @@ def draw(study: Study, figure: Figure, files: Sequence[RunFile], found: Sequence
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     if "" not in lines:
-        canvas.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=min(len(lines), 6), frameon=False)
+        canvas.legend(
+            lines.values(),
+            lines.keys(),
+            loc="outside upper center",
+            ncols=min(len(lines), 6, int(canvas.get_figwidth() / 1.4)),
+            frameon=False,
+        )
     canvas.savefig(path, dpi=90 if len(panels) <= 8 else 55)
     return True
 
