@@ -19,6 +19,7 @@ SMALL = (
     "rollout.block_size=4",
     "rollout.group_size=8",
     "rollout.workers=1",
+    "stream.max_staleness=0",
     "log.tensorboard=false",
     "log.plot=false",
 )

@@ -82,15 +82,27 @@ def explain(error: ValidationError, section: str, valid: Mapping[str, Iterable[s
     `valid` lists the valid names by section ("" is the top).
     """
     first, *others = error.errors()
-    path = [section] if section else []
-    path += [str(part) for part in first["loc"]]
-    key, message = ".".join(path), first["msg"]
+    path = _path(first["loc"], section, valid)
+    alike = [e for e in others if _path(e["loc"], section, valid) == path]  # one complaint for each type it may have
+    others = [e for e in others if e not in alike]
+    key, message = ".".join(path), " or ".join([first["msg"], *(e["msg"].partition("should be ")[2] for e in alike)])
     more = f" ({len(others)} more after it)" if others else ""
     parent = ".".join(path[:-1])
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         fix = nearest(path[-1], valid.get(parent, [])).rstrip("?")
         return UsageError(key, f"there is no such key{more}", fix)
     return UsageError(f"{key} = {first['input']!r}", _lower(message) + more, _advice(first["type"]))
+
+
+def _path(location: tuple[int | str, ...], section: str, valid: Mapping[str, Iterable[str]]) -> list[str]:
+    """The sections and the key; what follows a key only says which of its types was tried."""
+    path = [section] if section else []
+    for part in map(str, location):
+        parent = ".".join(path)
+        path.append(part)
+        if part in valid.get(parent, ()) and f"{parent}.{part}".lstrip(".") not in valid:
+            break
+    return path
 
 
 def _lower(message: str) -> str:

@@ -80,6 +80,7 @@ class LearnerConfig(_Section):
     """The process that trains."""
 
     epochs: Count | None = Field(None, description="gradient epochs per batch; null: the objective's own number")
+    publish_every: Count = Field(1, description="steps between the snapshots that rollout workers get")
     micro_batch_candidates: Count | None = Field(
         None, description="candidates per forward and backward pass, gradients stay exact; null: the whole batch"
     )
@@ -100,7 +101,11 @@ class LearnerConfig(_Section):
 class RolloutConfig(_Section):
     """The processes that turn prompts into scored groups."""
 
-    workers: Count = Field(2, description="rollout workers")
+    workers: Count | Literal["auto"] = Field(
+        2, description="rollout workers; auto: as many as keep the learner fed, between min_workers and max_workers"
+    )
+    min_workers: Count = Field(1, description="workers: auto never goes below")
+    max_workers: Count = Field(8, description="workers: auto never goes above")
     groups_per_step: Count = Field(64, description="prompts drawn per training step")
     group_size: Count = Field(32, description="candidates per prompt (K)")
     candidates: Literal["sequence", "token"] | None = Field(
@@ -109,10 +114,39 @@ class RolloutConfig(_Section):
     block_size: Count | None = Field(
         None, description="prompts a worker takes at a time; null: a quarter of groups_per_step, if that divides it"
     )
+    verify_weights: Literal["load", "block"] | None = Field(
+        None, description="when weights are hashed: once loaded, or for every block; null: block up to 8 MB"
+    )
     device: str = Field("cpu", description="torch device of the workers, such as cpu or cuda")
     threads: Count = Field(1, description="torch threads of each worker")
     cpus: float = Field(0.5, ge=0, description="Ray CPUs reserved for each worker")
     gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for each worker")
+
+
+class StreamConfig(_Section):
+    """The stream between rollout workers and learner."""
+
+    max_staleness: int = Field(
+        1, ge=0, description="snapshots that the learner may be ahead of the one that sampled a group; 0: synchronous"
+    )
+    drop_older_than: int | None = Field(
+        None, ge=0, description="finished groups staler than this are dropped, which favours short prompts; null: never"
+    )
+
+
+class FaultConfig(_Section):
+    """What a run survives before it gives up."""
+
+    worker_restarts: int = Field(20, ge=0, description="rollout workers replaced within the window")
+    learner_restarts: int = Field(5, ge=0, description="restarts of the learner within the window")
+    stream_restarts: int = Field(10, ge=0, description="restarts of the stream in the whole run")
+    window_seconds: Seconds = Field(600.0, description="over which restarts are counted")
+    backoff_seconds: Seconds = Field(0.5, description="pause before the second restart in a row; doubles each time")
+    backoff_limit_seconds: Seconds = Field(30.0, description="longest such pause")
+    attempts: Count = Field(3, description="workers that may die or hang with a block before its groups fail")
+    failed_fraction: float = Field(
+        0.5, ge=0, le=1, description="share of failed groups, over the last 20 steps' worth, above which the run ends"
+    )
 
 
 class ClusterConfig(_Section):
@@ -132,7 +166,8 @@ class DeadlineConfig(_Section):
     connect_seconds: Seconds = Field(30.0, description="joining a Ray cluster")
     place_seconds: Seconds = Field(60.0, description="Ray granting the resources that were asked for")
     start_seconds: Seconds = Field(120.0, description="learner and workers starting up")
-    groups_seconds: Seconds = Field(300.0, description="the groups of one step arriving at the learner")
+    block_seconds: Seconds = Field(300.0, description="one block at a worker; then the worker is killed and replaced")
+    groups_seconds: Seconds = Field(900.0, description="the groups of one step arriving at the learner")
     update_seconds: Seconds = Field(600.0, description="one training step, seen from the driver and from idle workers")
 
 
@@ -164,8 +199,10 @@ class RunConfig(_Section):
     policy: ComponentConfig = ComponentConfig(name="transformer")
     objective: ComponentConfig = ComponentConfig(name="tpo")
     rollout: RolloutConfig = RolloutConfig()
+    stream: StreamConfig = StreamConfig()
     learner: LearnerConfig = LearnerConfig()
     cluster: ClusterConfig = ClusterConfig()
     deadlines: DeadlineConfig = DeadlineConfig()
+    faults: FaultConfig = FaultConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()

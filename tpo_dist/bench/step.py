@@ -16,7 +16,13 @@ from tpo_dist.programs.parts import block_size, blocks_per_step, make_learner, m
 from tpo_dist.records import concatenate
 from tpo_dist.tasks import TokenReversal
 
-PAPER_STEP = ("task.length=10", "task.vocab=2", "rollout.groups_per_step=100", "rollout.group_size=8")
+PAPER_STEP = (
+    "task.length=10",
+    "task.vocab=2",
+    "rollout.groups_per_step=100",
+    "rollout.group_size=8",
+    "stream.max_staleness=0",
+)
 """The size of the paper's sequence experiments."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tpo_dist.programs.needs import needs_of
+from tpo_dist.programs.needs import first_workers, needs_of
 from tpo_dist.programs.parts import make_learner, make_stream, make_worker
 from tpo_dist.programs.run import Run, StepReport
 from tpo_dist.runtime.actors import LearnerActor, RolloutActor, StreamActor
@@ -73,7 +73,7 @@ def _start(run: Run, places: Places) -> System:
         config.learner.threads, partial(make_learner, config), run.checkpointer, run.checkpoint
     )
     workers = {}
-    for index in range(config.rollout.workers):
+    for index in range(first_workers(config)):
         name, threads = f"rollout-{index}", config.rollout.threads
         actor = RolloutActor.options(**places.options(index + 1, threads))
         workers[name] = actor.remote(name, threads, partial(make_worker, config))

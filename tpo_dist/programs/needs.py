@@ -8,9 +8,14 @@ from tpo_dist.config import RunConfig
 from tpo_dist.runtime.placement import Need
 
 
+def first_workers(config: RunConfig) -> int:
+    """Rollout workers that a run starts with."""
+    return config.rollout.min_workers if config.rollout.workers == "auto" else config.rollout.workers
+
+
 def needs_of(config: RunConfig) -> list[Need]:
     """Room for the learner, then for each rollout worker."""
-    workers = [Need(config.rollout.cpus, config.rollout.gpus)] * config.rollout.workers
+    workers = [Need(config.rollout.cpus, config.rollout.gpus)] * first_workers(config)
     return [Need(config.learner.cpus, config.learner.gpus), *workers]
 
 

@@ -44,6 +44,7 @@ def resolve(config: RunConfig) -> RunConfig:
         reason = f"objective {config.objective.name!r} has no target to meet"
         raise UsageError("learner.early_stop.distance", reason, "use early_stop.kl")
     _refuse_contradictions(resolved, objective)
+    _refuse_fleet(resolved)
     if isinstance(task, ContextTask):
         make_policy(resolved)  # contexts without features, or data that is missing, show now
     return resolved
@@ -79,12 +80,6 @@ def _refuse_contradictions(config: RunConfig, objective: Objective) -> None:
             f"a step is made of whole blocks, and it does not divide rollout.groups_per_step = {groups}",
             "choose a divisor",
         )
-    if rollout.workers > blocks_per_step(config):
-        raise UsageError(
-            f"rollout.workers = {rollout.workers}",
-            f"a step has {blocks_per_step(config)} blocks of {rollout.block_size} prompts, fewer than workers",
-            "lower rollout.workers or rollout.block_size",
-        )
     if learner.schedule.warmup_steps >= config.steps:
         raise UsageError(
             f"learner.schedule.warmup_steps = {learner.schedule.warmup_steps}",
@@ -105,6 +100,26 @@ def _refuse_contradictions(config: RunConfig, objective: Objective) -> None:
             raise UsageError(
                 f"{role}.device = {device!r}", f"Ray hides GPUs from it while {role}.gpus = 0", f"set {role}.gpus=1"
             )
+
+
+def _refuse_fleet(config: RunConfig) -> None:
+    rollout, stream = config.rollout, config.stream
+    blocks = blocks_per_step(config) * config.learner.publish_every * (stream.max_staleness + 1)
+    if rollout.workers == "auto" and rollout.min_workers > rollout.max_workers:
+        reason = f"it is above rollout.max_workers = {rollout.max_workers}"
+        raise UsageError(f"rollout.min_workers = {rollout.min_workers}", reason, "lower one or raise the other")
+    if rollout.workers != "auto" and rollout.workers > blocks:
+        raise UsageError(
+            f"rollout.workers = {rollout.workers}",
+            f"at most {blocks} blocks of {rollout.block_size} prompts are under way at a time, fewer than workers",
+            "lower rollout.workers or rollout.block_size, or raise stream.max_staleness",
+        )
+    if stream.drop_older_than is not None and stream.drop_older_than >= stream.max_staleness:
+        raise UsageError(
+            f"stream.drop_older_than = {stream.drop_older_than}",
+            f"no group gets staler than stream.max_staleness = {stream.max_staleness}",
+            "give less, or leave it out",
+        )
 
 
 def _complete(section: ComponentConfig, component: object) -> ComponentConfig:

@@ -15,7 +15,13 @@ from tpo_dist.programs import local
 from tpo_dist.programs.job import configure
 from tpo_dist.programs.run import Run
 
-_QUIET = {"log.tensorboard": False, "log.plot": False, "checkpoint.every_steps": 10**9, "rollout.workers": 1}
+_QUIET = {
+    "log.tensorboard": False,
+    "log.plot": False,
+    "checkpoint.every_steps": 10**9,
+    "rollout.workers": 1,
+    "stream.max_staleness": 0,  # the paper's experiments are synchronous
+}
 _TIMES = ("sample_seconds", "score_seconds", "train_seconds", "learning_rate", "completion_length", "staleness")
 
 
