@@ -64,7 +64,7 @@ CASES = {
     "eta = 0": (JOB, ["objective.eta=0.0"], ["objective.eta = 0.0", "give a number above 0"]),
     "heads that do not divide": (JOB, ["policy.heads=5"], ["policy.heads = 5", "width = 64"]),
     "blocks that do not divide": (JOB, ["rollout.block_size=7"], ["rollout.block_size = 7", "choose a divisor"]),
-    "more workers than blocks": (JOB, ["rollout.workers=9"], ["rollout.workers = 9", "a step has 4 blocks"]),
+    "more workers than blocks": (JOB, ["rollout.workers=9"], ["rollout.workers = 9", "at most 8 blocks"]),
     "warm-up longer than the run": (JOB, ["learner.schedule.warmup_steps=9"], ["learner.schedule.warmup_steps = 9", "steps = 3"]),
     "CPUs of a joined cluster": (JOB, ["cluster.num_cpus=2", "--address", "auto"], ["cluster.num_cpus = 2", "drop one of the two"]),
     "a device without its GPU": (JOB, ["learner.device=cuda"], ["learner.device = 'cuda'", "set learner.gpus=1"]),
