@@ -75,7 +75,6 @@ def grpo(logps: Ragged, old: Ragged, scores: Scores, *, clip=0.2, beta=0.04, mas
     for group, before, score in zip(logps, old, scores, strict=True):
         std = population_std(score)
         if masked and std <= 1e-6:
-            losses.append(0.0)
             continue
         total = 0.0
         for candidate, behaviour, s in zip(group, before, centred(score), strict=True):
@@ -85,7 +84,7 @@ def grpo(logps: Ragged, old: Ragged, scores: Scores, *, clip=0.2, beta=0.04, mas
             clipped = min(1 + clip, max(1 - clip, ratio))
             total += min(ratio * advantage, clipped * advantage) - beta * (math.exp(-d) + d - 1)
         losses.append(-total)
-    return mean(losses)
+    return mean(losses) if losses else 0.0
 
 
 def batch_baseline(rewards: Ragged) -> list[float]:

@@ -8,7 +8,7 @@ from tpo_dist.errors import UsageError
 from tpo_dist.objective import OBJECTIVES, Groups, evaluate, make_groups, wants_reference, weigh, zero_variance
 from tpo_dist.objective.ratios import log_ratios
 
-PER_GROUP = ["tpo", "tpo_no_anchor", "group_pg", "grpo", "grpo_no_kl", "grpo_masked", "rebel"]
+PER_GROUP = ["tpo", "tpo_no_anchor", "group_pg", "grpo", "grpo_no_kl", "rebel"]
 """Mean over groups of something that a group has by itself."""
 PER_CANDIDATE = ["rloo", "dr_grpo", "gspo", "awr", "maxrl", "remax"]
 """Mean over candidates of something that a candidate has within its group."""

@@ -25,7 +25,7 @@ class GRPO:
     beta: float = 0.04
     """Weight of the KL to the snapshot; 0 switches it off."""
     mask_zero_variance: bool = False
-    """Zero the loss, KL included, of groups whose scores are all equal."""
+    """Leave out groups whose scores are all equal, KL included: mean over the others, as in the author's code."""
 
     epochs: ClassVar[int] = 4
     min_group_size: ClassVar[int] = 2
@@ -43,7 +43,7 @@ class GRPO:
         return group_advantages(groups.scores_GK, groups.present_GK, groups.old_logps_GKT.dtype)
 
     def loss(self, logps_GKT: Tensor, groups: Groups, signal: Tensor) -> Tensor:
-        """Clipped surrogate with the KL penalty, summed over the candidates of a group, mean over groups."""
+        """Clipped surrogate with the KL penalty, summed over candidates, mean over the groups that count."""
         log_ratio_GK = token_sum(logps_GKT - groups.old_logps_GKT, groups.mask_GKT).clamp(-20.0, 20.0)
         ratio_GK = log_ratio_GK.exp()
         clipped_GK = ratio_GK.clamp(1.0 - self.clip, 1.0 + self.clip)
@@ -51,8 +51,9 @@ class GRPO:
         if self.beta > 0:
             value_GK = value_GK - self.beta * k3(log_ratio_GK)
         if self.mask_zero_variance:
-            keep_G1 = ~zero_variance(groups.scores_GK, groups.present_GK).unsqueeze(-1)
-            value_GK = torch.where(keep_G1, value_GK, 0.0)
+            keep_G = ~zero_variance(groups.scores_GK, groups.present_GK)
+            kept = torch.where(keep_G.unsqueeze(-1) & groups.present_GK, value_GK, 0.0).sum()
+            return -kept / keep_G.sum().clamp(min=1)
         return -group_sum_mean(value_GK, groups.present_GK)
 
     def diagnostics(self, groups: Groups, signal: Tensor) -> dict[str, float]:

@@ -91,7 +91,7 @@ OBJECTIVES: dict[str, Method] = {
         paper=TPO_PAPER,
         rule="grpo, groups of equal scores left out",
         when="ablation: what the anchor of all-fail groups is worth",
-        scale=GROUP_SUM,
+        scale="sum over candidates, mean over the groups that are left",
     ),
     "ppo": Method(
         PPO,
