@@ -64,17 +64,17 @@ def _robust() -> Iterator[Setting]:
     for distribution in _DISTRIBUTIONS:
         chosen = {"objective.group_distribution": distribution}
         yield tpo(distribution, chosen)
-        yield tpo(f"{distribution}, 1 epoch", {**chosen, "learner.epochs": 1})
-        yield tpo(f"{distribution}, adamw", {**chosen, "learner.optimizer.name": "adamw"})
-        yield tpo(f"{distribution}, adamw, 1 epoch", {**chosen, "learner.optimizer.name": "adamw", "learner.epochs": 1})
-        yield tpo(f"{distribution}, damped", {**chosen, **damped})
-        yield tpo(f"{distribution}, decay", {**chosen, "learner.schedule.name": "linear"})
-    yield tpo("ratio, damped, eta 2", {**damped, "objective.group_distribution": "ratio", "objective.eta": 2.0})
+        yield tpo(f"{distribution} 1 epoch", {**chosen, "learner.epochs": 1})
+        yield tpo(f"{distribution} adamw", {**chosen, "learner.optimizer.name": "adamw"})
+        yield tpo(f"{distribution} adamw 1 epoch", {**chosen, "learner.optimizer.name": "adamw", "learner.epochs": 1})
+        yield tpo(f"{distribution} damped", {**chosen, **damped})
+        yield tpo(f"{distribution} decay", {**chosen, "learner.schedule.name": "linear"})
+    yield tpo("ratio damped eta 2", {**damped, "objective.group_distribution": "ratio", "objective.eta": 2.0})
     for eta in (0.5, 2.0, 4.0):
-        yield tpo(f"sequence, eta {eta:g}", {"objective.eta": eta})
+        yield tpo(f"sequence eta {eta:g}", {"objective.eta": eta})
     for name in ("grpo", "ppo", "dg"):
         yield setting(name, name, {})
-    yield setting("grpo", "grpo, damped", damped)
+    yield setting("grpo", "grpo damped", damped)
 
 
 ROBUSTNESS = Study(
@@ -87,6 +87,6 @@ ROBUSTNESS = Study(
     figures=(Figure(log=True, panels=("method",), lines=()),),
     note=(
         "decay: learning rate falls linearly to 0; damped: learner.optimizer.damping=0.999; the others are the paper's "
-        "Muon at a constant rate with 4 epochs unless they say otherwise. tpo_steady is `length_mean, damped`."
+        "Muon at a constant rate with 4 epochs unless they say otherwise. tpo_steady is `length_mean damped`."
     ),
 )

@@ -16,7 +16,7 @@ class Setting:
     """One cell of a study: everything but the seed."""
 
     labels: Labels
-    """What tells it from the others; `method` is always among them."""
+    """What tells it from the others; `method` is always among them. No commas: `--only` and `--where` list values."""
     engine: str
     """Which program runs it, by name (`engines/`)."""
     options: Mapping[str, Any]
@@ -83,6 +83,18 @@ class Study:
     def __post_init__(self) -> None:
         names = [tuple(sorted(setting.labels.items())) for setting in self.settings]
         assert len(set(names)) == len(names), f"{self.name}: two settings have the same labels"
+        assert not any("," in f"{name}{value}" for pairs in names for name, value in pairs), f"{self.name}: a comma"
+
+
+def labels(study: Study) -> dict[str, list[str]]:
+    """Every label with the values that tell the study's settings apart."""
+    found: dict[str, list[str]] = {}
+    for setting in study.settings:
+        for name, value in setting.labels.items():
+            values = found.setdefault(name, [])
+            if str(value) not in values:
+                values.append(str(value))
+    return found
 
 
 REHEARSAL_BELOW = 0.05

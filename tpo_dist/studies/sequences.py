@@ -8,6 +8,14 @@ SINGLE_SAMPLE = ("ppo", "dg", "reinforce")
 PROMPTS, GROUP_SIZE, LEARNING_RATE = 100, 8, 1e-3
 """B, K and the learning rate that the author's code runs (its config says 1e-4 and its optimizer multiplies by 10)."""
 
+OWN_EPOCHS = {"tpo": 4, "grpo": 4, "dg": 1}
+"""What the methods whose epochs are varied do by themselves."""
+
+
+def epochs_key(method: str, epochs: int | None) -> int | None:
+    """A method's own epochs as None, so that the run is that of the studies which leave them to the method."""
+    return None if epochs == OWN_EPOCHS.get(method) else epochs
+
 
 def sequence_options(
     method: str,
