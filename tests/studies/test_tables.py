@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from tpo_dist.studies.definition import Figure, Reported, Setting, Study
+from tpo_dist.studies.report import write_report
 from tpo_dist.studies.runs import run_files
-from tpo_dist.studies.tables import estimates, markdown, measure
+from tpo_dist.studies.tables import estimates, markdown, mean_curve, measure
 
 CURVE = pl.DataFrame({"step": [1.0, 2.0, 3.0, 4.0], "error": [0.5, 0.009, 0.3, 0.001]})
 
@@ -73,6 +74,30 @@ def test_steps_are_those_of_the_mean_curve(tmp_path):
     assert math.isinf(steps.mean)
     assert steps.reaching == 1
     assert math.isnan(steps.standard_error)
+
+
+def test_a_mean_curve_is_of_the_seeds_that_have_a_number():
+    """Metrics such as the signal on winners are absent where a seed has no winner at that step."""
+    nan = math.nan
+    seeds = [[1.0, nan, nan], [3.0, 5.0, nan], [8.0, 6.0, nan]]
+    runs = [pl.DataFrame({"step": [1.0, 2.0, 3.0], "x": values}) for values in seeds]
+    curve = mean_curve(runs, "x")
+    assert curve["x"].to_list() == pytest.approx([4.0, 5.5, nan], nan_ok=True)
+    assert curve["standard_error"].to_list()[:2] == pytest.approx([math.sqrt((9 + 1 + 16) / 2 / 3), 0.5])
+
+
+def test_a_mean_curve_of_one_run_has_no_band():
+    assert mean_curve([CURVE], "error")["standard_error"].to_list() == [0.0] * 4
+
+
+def test_a_share_of_the_steps_is_said(tmp_path):
+    study = small_study({})
+    files = run_files(tmp_path, study.settings, range(1))
+    files[0].write({"step": np.array([1.0]), "error": np.array([0.5])})
+    for budget, words in ((0.02, "mean nothing"), (0.36, "Runs of 0.36 of the study's steps"), (1.0, None)):
+        write_report(study, files, tmp_path / "out", "command", budget)
+        table = (tmp_path / "out" / "table.md").read_text()
+        assert words in table if words else "Runs of" not in table
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):

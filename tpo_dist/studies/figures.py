@@ -149,7 +149,8 @@ def _sweep(
         lines.setdefault(name, bars.lines[0])
         held = [(place, one.paper) for place, one in zip(x, points, strict=True) if one.paper is not None]
         if held:
-            axis.plot(*zip(*held, strict=True), color=colour, linestyle=":", marker="x", label="paper")
+            (theirs,) = axis.plot(*zip(*held, strict=True), color=colour, linestyle=":", marker="x")
+            lines.setdefault(f"{name}, paper", theirs)
     axis.set(xlabel=figure.x.replace("_", " "), ylabel=f"{reported.name}, {reported.unit}".strip(", "))
     if figure.log:
         axis.set_yscale("log")

@@ -27,10 +27,14 @@ def write_report(study: Study, files: Sequence[RunFile], folder: Path, command: 
     found = estimates(study, files)
     results(study, files).write_csv(folder / "results.csv")
     estimates_frame(study, found).write_csv(folder / "estimates.csv")
-    rehearsal = "A rehearsal: these numbers mean nothing.\n\n" if budget < REHEARSAL_BELOW else ""
+    caution = ""
+    if budget < REHEARSAL_BELOW:
+        caution = "A rehearsal: these numbers mean nothing.\n\n"
+    elif budget < 1:
+        caution = f"Runs of {budget:g} of the study's steps: the paper's final figures are of whole runs.\n\n"
     head = f"# {study.title}\n\n{study.source}. `{command}`\n\n"
     note = f"\n{study.note}\n" if study.note else ""
-    write_whole(folder / "table.md", head + rehearsal + markdown(study, found) + note)
+    write_whole(folder / "table.md", head + caution + markdown(study, found) + note)
     ran = sorted({file.commit() for file in files if file.finished})
     drawn = []
     for index, figure in enumerate(study.figures):

@@ -129,10 +129,14 @@ def estimates(study: Study, files: Sequence[RunFile]) -> list[Estimate]:
 
 
 def mean_curve(runs: Sequence[pl.DataFrame], name: str) -> pl.DataFrame:
-    """`step`, the mean over the runs and `standard_error`, for one metric."""
+    """`step`, the mean and `standard_error` of one metric, at each step over the runs where it is a number."""
     stacked = np.stack([run[name].cast(pl.Float64).to_numpy() for run in runs])
-    error = stacked.std(axis=0, ddof=1) / math.sqrt(len(runs)) if len(runs) > 1 else np.zeros(stacked.shape[1])
-    return pl.DataFrame({"step": runs[0]["step"], name: stacked.mean(axis=0), "standard_error": error})
+    have = ~np.isnan(stacked)
+    count = have.sum(axis=0)
+    mean = np.where(have, stacked, 0.0).sum(axis=0) / np.where(count > 0, count, np.nan)
+    squares = np.where(have, stacked - mean, 0.0) ** 2
+    error = np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1) / np.maximum(count, 1))
+    return pl.DataFrame({"step": runs[0]["step"], name: mean, "standard_error": error})
 
 
 def estimates_frame(study: Study, found: Sequence[Estimate]) -> pl.DataFrame:
