@@ -11,12 +11,14 @@ import pytest
 
 from tests.cli.run_cli import call, spawn
 from tests.processes import pids_running, wait_for
+from tests.tasks.test_digit_data import write_folder
 from tpo_dist.config import ClusterConfig
 from tpo_dist.errors import RunFailed
 from tpo_dist.runtime.fan_out import fan_out
 from tpo_dist.studies.catalogue import STUDIES
 from tpo_dist.studies.definition import within_budget
 from tpo_dist.studies.execute import execute, missing
+from tpo_dist.studies.narrow import narrowed
 from tpo_dist.studies.runs import fingerprint, run_files
 
 REHEARSAL = ("--seeds", 2, "--budget", 0.02, "--local", "--json")
@@ -176,6 +178,15 @@ def test_a_budget_is_a_share_of_the_steps():
         (["terminal", "learner.lr=3"], "there is no such key"),
         (["terminal", "learner.epochs=-1"], "greater than or equal to 1"),
         (["terminal", "--address", "auto"], "--local runs in one process"),
+        (["terminal", "steps=7"], "steps: the study says it. Fix: give --budget"),
+        (["terminal", "seed=7"], "seed: the study says it. Fix: give --seeds"),
+        (["terminal", "--only", "tpo", "objective.name=grpo"], "choose among the study's methods with --only"),
+        (["vocabulary", "--where", "vocab=2", "task.vocab=4"], "with --where vocab=VALUE"),
+        (["group_sizes", "rollout.group_size=4"], "with --where group size=VALUE"),
+        (["vocabulary", "rollout.group_size=4"], "settings of study 'vocabulary' differ in it"),
+        (["digits", "learner.device=cuda"], "setting.learner.device: there is no such key"),
+        (["digits", "source=minst"], "setting.source = 'minst'"),
+        (["digits", "method=pg"], "choose among the study's methods with --only"),
         (["terminal", "--out", "/proc/nowhere"], "--out /proc/nowhere: cannot be written"),
     ],
 )
@@ -184,6 +195,63 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     assert code == 2
     assert words in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_options_of_a_bandit_reach_its_runs(tmp_path, monkeypatch, capsys):
+    """Images of another size, in a folder of the kind that MNIST comes in."""
+    write_folder(tmp_path)
+    arguments = ("study", "digits", "--only", "tpo, pg", *REHEARSAL, "--out", tmp_path / "out")
+    code, told, _ = call(monkeypatch, capsys, *arguments, "source=folder", f"path={tmp_path}")
+    assert code == 0
+    assert json.loads(told)["finished"] == 4
+    described = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("runs/*/setting.json")]
+    assert [setting["options"]["source"] for setting in described] == ["folder", "folder"]
+
+
+def test_every_setting_can_be_named(tmp_path, monkeypatch, capsys):
+    _, told, _ = call(monkeypatch, capsys, "study", "--list", "--json")
+    for study in json.loads(told):
+        for label, found in study["labels"].items():
+            for value in found:
+                assert narrowed(STUDIES[study["name"]], None, f"{label}={value}", [], 1.0).settings
+
+
+def test_a_damaged_run_is_set_aside_and_run_again(tmp_path, monkeypatch, capsys):
+    arguments = ("study", "one_context", "--only", "tpo", "--out", tmp_path, *REHEARSAL)
+    call(monkeypatch, capsys, *arguments)
+    (first, second) = sorted(tmp_path.glob("runs/*/*.parquet"))
+    whole = first.read_bytes()
+    first.write_bytes(whole[:100])
+    pl.DataFrame({"other": [1]}).write_parquet(second)
+    code, told, err = call(monkeypatch, capsys, *arguments, "--report")
+    assert (code, json.loads(told)["finished"]) == (0, 0)
+    assert [line.split(" could")[0] for line in err.splitlines()] == [f"warning: {path}" for path in (first, second)]
+    code, told, err = call(monkeypatch, capsys, *arguments)
+    assert (code, json.loads(told)["finished"], err) == (0, 2, "")
+    assert first.read_bytes() == whole
+    assert first.with_name(f"{first.name}.damaged").exists()
+
+
+def test_results_that_cannot_be_written_are_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "one_context").touch()
+    arguments = ("study", "one_context", "--only", "tpo", *REHEARSAL, "--out", tmp_path)
+    code, _, err = call(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert err.splitlines()[-1].startswith(f"error: --out {tmp_path}: {tmp_path / 'one_context'} cannot be written")
+    assert len(list(tmp_path.glob("runs/*/*.parquet"))) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_study_told_to_stop_keeps_what_is_finished(number, tmp_path):
+    small = ("rollout.groups_per_step=4", "rollout.block_size=4", "task.length=4", "--local", "--json")
+    arguments = ("study", "vocabulary", "--only", "dg", "--where", "vocab=2", "--seeds", 30, "--budget", 0.05)
+    process = spawn(*arguments, *small, "--out", tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/*/*.parquet")), "a finished run")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 1 <= json.loads(out)["finished"] < 30
+    assert err.strip().splitlines() == ["error: interrupted; the same command goes on from here"]
 
 
 def test_the_list_names_every_study(monkeypatch, capsys):

@@ -2,22 +2,24 @@
 
 import json
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from tpo_dist.studies.definition import Setting, Study
+    from tpo_dist.studies.definition import Study
 
 _HELP = """Run a study: `tpo-dist study NAME`, and again to go on where it was interrupted.
 
 Finished runs are kept under OUT/runs and never repeated, whichever study asked for them. Results go to OUT/NAME:
-results.csv, estimates.csv, table.md, figures, study.json. `key=value` sets a key of every training run, such as
-learner.device=cuda. A budget under 0.05 is a rehearsal: two steps of every run, in seconds, through the same code.
+results.csv, estimates.csv, table.md, figures, study.json. `key=value` sets a key of every run: of a job, such as
+learner.device=cuda, or of a bandit, such as source=mnist, or source=folder path=FOLDER, for digits. A budget under 0.05
+is a rehearsal: two steps of every run, in seconds, through the same code.
 
 With --json, standard output is one object: study, folder, runs, finished, budget, table, results, figures.
 Exit code: 0 done, 1 a run failed, 2 mistake in what was given, 130 interrupted.
@@ -26,7 +28,7 @@ Exit code: 0 done, 1 a run failed, 2 mistake in what was given, 130 interrupted.
 
 def study(
     name: Annotated[str | None, typer.Argument(help="Study; --list names them.")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every training run.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every run.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to this; all of the study's if not given.")] = None,
     budget: Annotated[float, typer.Option(min=1e-6, max=1.0, help="Share of the steps of every run.")] = 1.0,
     only: Annotated[str | None, typer.Option(help="Methods, such as tpo,grpo.")] = None,
@@ -43,6 +45,7 @@ def study(
     from tpo_dist.components import lookup
     from tpo_dist.errors import UsageError
     from tpo_dist.studies.catalogue import STUDIES
+    from tpo_dist.studies.narrow import narrowed
 
     if show_list:
         _list(list(STUDIES.values()), as_json)
@@ -53,7 +56,7 @@ def study(
         raise UsageError(
             f"--address {address}", "--local runs in one process, without a cluster", "drop one of the two"
         )
-    chosen = _narrowed(lookup("study", name, STUDIES), only, where, overrides or [], budget)
+    chosen = narrowed(lookup("study", name, STUDIES), only, where, overrides or [], budget)
     command = shlex.join(["tpo-dist", *sys.argv[1:]])
     raise typer.Exit(_run(chosen, seeds or chosen.seeds, budget, out, command, local, address, report_only, as_json))
 
@@ -65,6 +68,8 @@ def _list(studies: Sequence["Study"], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from tpo_dist.studies.definition import labels
+
     rows = [
         {
             "name": one.name,
@@ -73,6 +78,7 @@ def _list(studies: Sequence["Study"], as_json: bool) -> None:
             "settings": len(one.settings),
             "seeds": one.seeds,
             "methods": list(dict.fromkeys(str(setting.labels["method"]) for setting in one.settings)),
+            "labels": labels(one),
             "reported": [reported.name for reported in one.reported],
         }
         for one in studies
@@ -86,53 +92,6 @@ def _list(studies: Sequence["Study"], as_json: bool) -> None:
     for one in studies:
         table.add_row(one.name, one.title, f"{len(one.settings)} x {one.seeds}", one.source)
     Console().print(table)
-
-
-def _narrowed(study: "Study", only: str | None, where: str | None, overrides: Sequence[str], budget: float) -> "Study":
-    """The study with the settings that were asked for. Raises UsageError where none is left."""
-    from tpo_dist.components import nearest
-    from tpo_dist.errors import UsageError
-    from tpo_dist.studies.definition import within_budget
-
-    settings = list(study.settings)
-    wanted = [("method", only.split(","))] if only else []
-    wanted += [(key, [value]) for key, value in (_pair(part, "--where") for part in (where or "").split(",") if part)]
-    for label, values in wanted:
-        known = list(dict.fromkeys(str(s.labels[label]) for s in settings if label in s.labels))
-        if not known:
-            labels = list(dict.fromkeys(name for s in settings for name in s.labels))
-            raise UsageError(f"--where {label}", f"study {study.name!r} has no such label", nearest(label, labels))
-        for value in values:
-            if value not in known:
-                flag = "--only" if label == "method" and only else f"--where {label}="
-                raise UsageError(f"{flag} {value}", f"study {study.name!r} has no such setting", nearest(value, known))
-        settings = [s for s in settings if str(s.labels.get(label)) in values]
-    if not settings:
-        raise UsageError(f"--where {where}", "no setting has all these labels", "see --list --json")
-    given = dict(_pair(override, "key=value") for override in overrides)
-    settings = [_with_keys(within_budget(setting, budget), given) for setting in settings]
-    return replace(study, settings=tuple(settings))
-
-
-def _pair(text: str, what: str) -> tuple[str, str]:
-    from tpo_dist.errors import UsageError
-
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UsageError(repr(text), f"is not of the form {what}", "write key=value, such as length=7")
-    return key, value
-
-
-def _with_keys(setting: "Setting", given: dict[str, str]) -> "Setting":
-    """With keys of a job set for training runs, checked as a job's are."""
-    from tpo_dist.programs.job import parse_value
-    from tpo_dist.studies.engines.training import training_config
-
-    if not given or setting.engine != "training":
-        return setting
-    options = {**setting.options, **{key: parse_value(key, value) for key, value in given.items()}}
-    training_config(options, setting.steps)
-    return replace(setting, options=options)
 
 
 def _run(
@@ -150,23 +109,32 @@ def _run(
     from tpo_dist.errors import RunFailed, UsageError
     from tpo_dist.studies.execute import execute, missing
     from tpo_dist.studies.report import write_report
-    from tpo_dist.studies.runs import run_files
+    from tpo_dist.studies.runs import run_files, set_aside_damaged
 
     try:
         files = run_files(out / "runs", study.settings, range(seeds))
+        for path in set_aside_damaged(files):
+            print(f"warning: {path} could not be read and is not used; it is now {path.name}.damaged", file=sys.stderr)
     except OSError as error:
         raise UsageError(f"--out {out}", f"cannot be written ({error.strerror})", "give another folder") from None
     batches = [] if report_only else missing(files)
     code, reason = 0, None
     try:
         if batches:
-            with _Bar(study.name, sum(file.finished for file in files), len(files), quiet=as_json) as bar:
+            before = sum(file.finished for file in files)
+            with _sigterm_as_ctrl_c(), _Bar(study.name, before, len(files), quiet=as_json) as bar:
                 execute(batches, None if local else ClusterConfig(address=address), bar.show)
     except KeyboardInterrupt:
         code, reason = 130, "interrupted; the same command goes on from here"
     except (RunFailed, OSError) as error:
         code, reason = 1, str(error)
-    summary = write_report(study, files, out / study.name, command, budget)
+    try:
+        summary = write_report(study, files, out / study.name, command, budget)
+    except OSError as error:
+        if reason is not None:
+            print(f"error: {reason}", file=sys.stderr)
+        where, why = f"--out {out}", f"{error.filename} cannot be written ({error.strerror})"
+        raise UsageError(where, why, "the runs are kept; make room for the results and start it again") from None
     if as_json:
         print(json.dumps(summary))
     else:
@@ -174,6 +142,16 @@ def _run(
     if reason is not None:
         print(f"error: {reason}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """What a batch scheduler sends ends a study as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _conclude(summary: dict[str, Any]) -> None:

@@ -61,6 +61,20 @@ def run_files(folder: Path, settings: Sequence[Setting], seeds: Sequence[int]) -
     return files
 
 
+def set_aside_damaged(files: Sequence[RunFile]) -> list[Path]:
+    """Rename what cannot be read as a run, so that it is run again; the paths. Machines that lose power leave such."""
+    damaged = []
+    for file in {file.path: file for file in files if file.finished}.values():
+        try:
+            sound = "step" in file.read().columns
+        except (OSError, pl.exceptions.PolarsError):
+            sound = False
+        if not sound:
+            os.replace(file.path, file.path.with_name(f"{file.path.name}.damaged"))
+            damaged.append(file.path)
+    return damaged
+
+
 def fingerprint(setting: Setting) -> str:
     """Of everything that decides a run but its seed, as the study writes it: what is left to defaults is not in it, so
     that a new option with its default keeps finished runs valid. `_FORMAT` changes where a default's meaning does."""

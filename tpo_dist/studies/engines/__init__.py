@@ -6,9 +6,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo_dist.studies.engines.digits import simulate_digits
-from tpo_dist.studies.engines.tabular import simulate_many_contexts, simulate_one_context
-from tpo_dist.studies.engines.training import train_curves
+from tpo_dist.components import build
+from tpo_dist.studies.engines.digits import DigitsBandit, simulate_digits
+from tpo_dist.studies.engines.tabular import ManyContexts, OneContext, simulate_many_contexts, simulate_one_context
+from tpo_dist.studies.engines.training import train_curves, training_config
 
 Curves = dict[str, NDArray[np.float64]]
 
@@ -34,3 +35,13 @@ ENGINES: dict[str, Engine] = {
 SEEDS_TOGETHER: dict[str, int] = {"training": 1, "one_context": 100, "many_contexts": 20, "digits": 20}
 """Seeds that one call advances together, where that is faster: a transformer's own batch fills a core already. What a
 seed gives does not depend on the seeds beside it, bit for bit."""
+
+_OPTIONS: dict[str, type[Any]] = {"one_context": OneContext, "many_contexts": ManyContexts, "digits": DigitsBandit}
+
+
+def check(engine: str, options: Mapping[str, Any], steps: int) -> None:
+    """Raise UsageError where a program would refuse these options."""
+    if engine == "training":
+        training_config(options, steps)
+    else:
+        build("setting", _OPTIONS[engine], options)
