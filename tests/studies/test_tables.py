@@ -21,6 +21,7 @@ CURVE = pl.DataFrame({"step": [1.0, 2.0, 3.0, 4.0], "error": [0.5, 0.009, 0.3, 0
         (Reported(name="final", last=1, scale=100), 0.1),
         (Reported(name="steps", kind="steps_to", threshold=0.01), 2.0),
         (Reported(name="steps", kind="steps_to", threshold=1e-4), math.inf),
+        (Reported(name="steps", kind="steps_to", threshold=0.009), 4.0),  # under it, not at it
         (Reported(name="spike", kind="highest_after", threshold=0.01), 0.3),
         (Reported(name="solved", kind="reached", threshold=0.2, last=2), 1.0),
         (Reported(name="solved", kind="reached", threshold=0.1, last=2), 0.0),
@@ -29,6 +30,11 @@ CURVE = pl.DataFrame({"step": [1.0, 2.0, 3.0, 4.0], "error": [0.5, 0.009, 0.3, 0
 )
 def test_numbers_of_one_curve(reported, number):
     assert measure(CURVE, reported) == pytest.approx(number)
+
+
+def test_a_final_value_is_of_the_last_20_steps():
+    curve = pl.DataFrame({"step": np.arange(1.0, 31.0), "error": np.arange(30.0)})
+    assert measure(curve, Reported(name="final")) == np.mean(range(10, 30))
 
 
 def test_what_is_not_there_is_not_a_number():
