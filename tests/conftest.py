@@ -57,6 +57,6 @@ def ray_cluster() -> Iterator[None]:
     """One real Ray cluster for every test that asks for it; starting one takes seconds."""
     import ray
 
-    ray.init(num_cpus=4, object_store_memory=256 * 1024**2, include_dashboard=False, logging_level=40)
+    ray.init(address="local", num_cpus=4, object_store_memory=256 * 1024**2, include_dashboard=False, logging_level=40)
     yield
     ray.shutdown()

@@ -155,8 +155,8 @@ class ClusterConfig(_Section):
     address: str | None = Field(None, description="Ray cluster to join, or auto; null: start one here")
     num_cpus: Count | None = Field(None, description="CPUs of the cluster started here; null: this machine's")
     object_store_mb: int | None = Field(512, ge=80, description="object store of the cluster started here, in MB")
-    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
-        "PACK", description="how Ray places learner and workers over nodes"
+    placement: Literal["PACK", "SPREAD"] = Field(
+        "PACK", description="whether learner and workers fill nodes one by one, or spread over them"
     )
 
 

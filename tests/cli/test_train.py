@@ -232,7 +232,7 @@ def test_keys_are_listed(monkeypatch, capsys):
         ("objective.eta", "Temperature of the target; smaller trusts the scores more; dg: Temperature of the gate"),
         ("learner.schedule.name", "one of constant, linear, cosine. shape of the decay"),
         ("rollout.candidates", "one of sequence, token."),
-        ("cluster.placement", "one of PACK, SPREAD, STRICT_PACK, STRICT_SPREAD"),
+        ("cluster.placement", "one of PACK, SPREAD"),
         ("policy.width", "transformer (default 64): Numbers that stand for a token"),
     ):
         assert words in meanings[key], key

@@ -19,7 +19,7 @@ def test_gradients_equal_those_of_the_cpu(small_config):
         config = small_config("task.reward=bag_of_tokens", "learner.epochs=1", *overrides)
         learner, worker = make_learner(config), make_worker(small_config("task.reward=bag_of_tokens"))
         worker.load(learner.snapshot())
-        learner.update(worker.roll(np.arange(24)))
+        learner.update(worker.roll(np.arange(24)).groups)
         learners.append({name: p.grad.cpu() for name, p in learner.policy.named_parameters()})
     for name, on_cpu in learners[0].items():
         torch.testing.assert_close(learners[1][name], on_cpu, rtol=1e-3, atol=1e-6)

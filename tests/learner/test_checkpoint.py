@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from tpo_dist.errors import UsageError
-from tpo_dist.learner.checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_state, save_checkpoint
+from tpo_dist.learner.checkpoint import (
+    Checkpointer,
+    Saved,
+    list_checkpoints,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+)
 from tpo_dist.policies.weights import export_weights
 from tpo_dist.programs.parts import make_learner, make_worker
 
@@ -20,7 +27,7 @@ def advance(config, learner, steps):
     worker, count = make_worker(config), config.rollout.groups_per_step
     for _ in range(steps):
         worker.load(learner.snapshot())
-        learner.update(worker.roll(np.arange(learner.version * count, (learner.version + 1) * count)))
+        learner.update(worker.roll(np.arange(learner.version * count, (learner.version + 1) * count)).groups)
 
 
 def assert_same_weights(one, other):
@@ -40,6 +47,25 @@ def test_a_restored_learner_goes_on_bit_for_bit(optimizer, small_config, tmp_pat
     assert (resumed.version, resumed.draws_trained) == (3, 3 * config.rollout.groups_per_step)
     advance(config, resumed, 3)
     assert_same_weights(straight, resumed)
+
+
+def test_a_restored_learner_knows_what_was_published_and_which_blocks_are_settled(small_config, tmp_path):
+    """Groups sampled before the checkpoint are welcome after it, by version and digest."""
+    config = small_config("stream.max_staleness=2", "learner.publish_every=2")
+    learner, worker = make_learner(config), make_worker(config)
+    assert learner.settled == {"below": 0, "beyond": []}
+    worker.load(learner.snapshot())
+    old = worker.roll(np.arange(4)).whole()
+    advance(config, learner, 4)
+    learner.settled = {"below": 22, "beyond": [24, 25, 27]}
+    resumed = make_learner(config)
+    load_checkpoint(save_checkpoint(tmp_path, learner, keep=2), resumed)
+    assert resumed.published == learner.published
+    assert set(resumed.published) == {0, 1, 2, 3}
+    assert resumed.settled == learner.settled
+    assert resumed.refusal(old) is None
+    assert "version 0 " in make_learner(config).refusal(old)
+    resumed.update(old)
 
 
 def test_a_run_draws_nothing_from_torchs_global_generator(small_config):
@@ -67,7 +93,8 @@ def test_saving_happens_on_time_and_at_the_end(small_config, tmp_path):
     checkpointer = Checkpointer(tmp_path, every_steps=4, keep=9)
     for version in range(1, 10):
         learner.version = version
-        checkpointer.after_step(learner, last=version == 9)
+        saved = checkpointer.after_step(learner, last=version == 9)
+        assert saved == Saved(str(tmp_path / f"step-{version:08d}") if version in (4, 8, 9) else None)
     assert [int(path.name[5:]) for path in list_checkpoints(tmp_path)] == [4, 8, 9]
 
 
@@ -78,7 +105,7 @@ def test_saving_happens_on_time_and_at_the_end(small_config, tmp_path):
         (lambda folder: (folder / "state.json").unlink(), "state.json: the checkpoint lacks this file"),
         (lambda folder: os.truncate(folder / "optimizer.safetensors", 100), "has 100 bytes where"),
         (lambda folder: flip(folder / "model.safetensors"), "its checksum is not the one that was written"),
-        (lambda folder: (folder / "state.json").write_text('{"format": 2, "st'), "state.json: is damaged"),
+        (lambda folder: (folder / "state.json").write_text('{"format": 3, "st'), "state.json: is damaged"),
         (lambda folder: (folder / "state.json").write_text("[]"), "state.json: is damaged"),
         (lambda folder: rewrite(folder, files={}), "state.json: is damaged .*files has to list"),
         (lambda folder: rewrite(folder, files=[1]), "state.json: is damaged .*files has to list"),
@@ -90,12 +117,33 @@ def test_saving_happens_on_time_and_at_the_end(small_config, tmp_path):
         (lambda folder: rewrite(folder, step="5"), "state.json: is damaged .*step is '5'"),
         (lambda folder: rewrite(folder, step=6), "says step 6 where model.safetensors was written with 5"),
         (lambda folder: rewrite(folder, draws_trained=8), "says draws_trained 8 where"),
-        (lambda folder: rewrite(folder, format=99), "has format 99; this version reads 2"),
+        (lambda folder: rewrite(folder, format=99), "has format 99; this version reads 3"),
+        (lambda folder: rewrite(folder, format=2), "has format 2; this version reads 3. Fix: use the version that"),
+        (lambda folder: rewrite(folder, published={}), "says published {} where model.safetensors was written with"),
+        (lambda folder: rewrite(folder, published=None), "damaged .*published is None"),
+        (lambda folder: rewrite(folder, published=["0"]), "damaged .*published is "),
+        (lambda folder: rewrite(folder, published={"05": "a" * 32}), "damaged .*published holds version '05'"),
+        (lambda folder: rewrite(folder, published={"-1": "a" * 32}), "damaged .*published holds version '-1'"),
+        (lambda folder: rewrite(folder, published={"6": "a" * 32}), "damaged .*version '6', and the step is 5"),
+        (lambda folder: rewrite(folder, published={"0": 5}), "damaged .*published holds 5 for version 0"),
+        (lambda folder: rewrite(folder, published={"0": "A" * 32}), "damaged .*for version 0, not 32 hexadecimal"),
+        (lambda folder: drop(folder, "settled"), "state.json: is damaged .*settled"),
+        (lambda folder: rewrite(folder, settled=[1]), r"state.json: is damaged .*settled is \[1\]"),
+        (lambda folder: rewrite(folder, settled={"below": 1}), "damaged .*settled is {'below': 1}"),
+        (lambda folder: settle(folder, True, []), "damaged .*settled.below is True"),
+        (lambda folder: settle(folder, -1, []), "damaged .*settled.below is -1"),
+        (lambda folder: settle(folder, 0, "34"), "damaged .*settled.beyond is '34'"),
+        (lambda folder: settle(folder, 0, [3, 4.0]), "damaged .*settled.beyond is .*not a list of numbers"),
+        (lambda folder: settle(folder, 3, [5, 4]), "damaged .*settled.beyond is .*not rising numbers from 3"),
+        (lambda folder: settle(folder, 3, [4, 4]), "damaged .*settled.beyond is .*not rising numbers from 3"),
+        (lambda folder: settle(folder, 3, [2, 4]), "damaged .*settled.beyond is .*not rising numbers from 3"),
+        (lambda folder: settle(folder, 3, [4, 5]), "says settled .* where model.safetensors was written with"),
     ],
 )
 def test_damage_is_seen_before_anything_is_used(damage, message, small_config, tmp_path):
     learner = make_learner(small_config())
     older = save_checkpoint(tmp_path, learner, keep=2)
+    learner.snapshot()
     learner.version = 5
     folder = save_checkpoint(tmp_path, learner, keep=2)
     before = export_weights(learner.policy)
@@ -116,6 +164,15 @@ def flip(path):
 def rewrite(folder, **changes):
     path = folder / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def drop(folder, name):
+    path = folder / "state.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != name}))
+
+
+def settle(folder, below, beyond):
+    rewrite(folder, settled={"below": below, "beyond": beyond})
 
 
 @pytest.mark.parametrize(

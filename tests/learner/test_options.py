@@ -20,10 +20,10 @@ def standing(config, draws=24, trained=0):
     """A learner, a worker and one record; `trained` steps later than the snapshot that sampled it."""
     learner, worker = make_learner(config), make_worker(config)
     worker.load(learner.snapshot())
-    record = worker.roll(np.arange(draws))
+    record = worker.roll(np.arange(draws)).groups
     for step in range(trained):
         worker.load(learner.snapshot())
-        learner.update(worker.roll(np.arange(1000 + draws * step, 1000 + draws * (step + 1))))
+        learner.update(worker.roll(np.arange(1000 + draws * step, 1000 + draws * (step + 1))).groups)
     return learner, record
 
 
@@ -94,7 +94,7 @@ def test_the_first_weights_can_be_the_reference(small_config):
                     for parameter in learner.policy.parameters():
                         parameter += 0.1 * torch.randn_like(parameter)
             worker.load(learner.snapshot())
-            losses[reference].append(learner.update(worker.roll(np.arange(24)))["loss_first"].value)
+            losses[reference].append(learner.update(worker.roll(np.arange(24)).groups)["loss_first"].value)
     assert losses["snapshot"][0] == pytest.approx(losses["initial"][0], rel=1e-4)
     assert losses["initial"][1] > losses["snapshot"][1] + 1e-2
 

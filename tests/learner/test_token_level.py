@@ -22,7 +22,7 @@ def rolled(small_config, *overrides, draws=12):
     config = small_config(*TOKEN_LEVEL, *overrides)
     learner, worker = make_learner(config), make_worker(config)
     worker.load(learner.snapshot())
-    return learner, worker.roll(np.arange(draws))
+    return learner, worker.roll(np.arange(draws)).groups
 
 
 def separate_prefixes(learner, record):
@@ -107,7 +107,7 @@ def test_select_and_concatenate_keep_the_level(small_config):
     plain = make_worker(config := small_config("task.reward=bag_of_tokens", "task.vocab=3", "task.length=5"))
     plain.load(make_learner(config).snapshot())
     with pytest.raises(ValueError, match="token-level groups and groups of whole candidates"):
-        concatenate([record, plain.roll(np.arange(3))])
+        concatenate([record, plain.roll(np.arange(3)).groups])
 
 
 @pytest.mark.parametrize("name", ["tpo_token", "grpo_token"])

@@ -1,14 +1,18 @@
 """Training in one process: it learns, stops when asked, and a resumed run equals an uninterrupted one."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from tpo_dist.errors import UsageError
+from tpo_dist.audit import audit
+from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints, load_checkpoint
+from tpo_dist.metrics import Sum
 from tpo_dist.policies.weights import export_weights
 from tpo_dist.programs import local
+from tpo_dist.programs.folder import LEDGER
 from tpo_dist.programs.parts import make_learner
 from tpo_dist.programs.recorder import Recorder
 from tpo_dist.programs.run import Run, create_run, resume_run
@@ -47,7 +51,12 @@ def test_it_learns_and_records(small_config):
     assert [row["step"] for row in rows] == list(range(1, 61))
     assert np.mean([row["error"] for row in rows[-20:]]) == pytest.approx(summary["error"])
     assert (run.folder / "learning_curve.png").stat().st_size > 10_000
-    assert list((run.folder / "tensorboard").iterdir())
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert [event.value for event in board.Scalars("error")] == pytest.approx([row["error"] for row in rows])
+    assert len(board.Scalars("staleness")) == 60
+    assert board.Histograms("staleness/histogram")[0].histogram_value.num == 24  # one for each group
     assert json.loads((run.folder / "config.json").read_text())["task"]["length"] == 3
 
 
@@ -94,16 +103,74 @@ def test_micro_batches_and_blocks_do_not_change_what_is_learned(small_config):
     assert curves[2] == pytest.approx(curves[0], abs=0.01)
 
 
+JUDGED = ("task.name=judged_reversal", "task.seconds=0.0", "task.reward=bag_of_tokens")
+
+
+def test_groups_that_cannot_be_scored_are_left_out_counted_and_kept(small_config, caplog):
+    run = create_run(small_config("steps=3", *JUDGED, "task.fail_every=7"))
+    reports = list(local.train(run))
+    failed = [draw for draw in range(72) if draw % 7 == 6]
+    assert [report.metrics["groups_failed"] for report in reports] == [Sum(3.0), Sum(3.0), Sum(4.0)]
+    assert [report.metrics["zero_variance"].count for report in reports] == [21, 21, 20]
+    files = sorted(path.name for path in (run.folder / "quarantine").glob("*.json"))
+    assert files == [f"draw-{draw:010d}.json" for draw in failed]
+    warnings = [record.getMessage() for record in caplog.records if "left out of training" in record.getMessage()]
+    assert len(warnings) == 1
+    assert "draw 6 failed (scorer raised ConnectionError)" in warnings[0]
+
+
+def test_a_block_that_fails_whole_is_replaced_by_another(small_config):
+    run = create_run(small_config("steps=1", "rollout.block_size=1", *JUDGED, "task.fail_every=2"))
+    [report] = local.train(run)
+    assert report.metrics["groups_failed"] == Sum(23.0)
+    assert report.metrics["zero_variance"].count == 24
+
+
+def test_a_scorer_that_always_fails_ends_the_run_with_the_reason(small_config):
+    run = create_run(small_config("steps=1", *JUDGED, "task.fail_every=1"))
+    with pytest.raises(
+        RunFailed, match="100% of the latest groups failed, more than faults.failed_fraction; see .*quarantine"
+    ):
+        list(local.train(run))
+    assert len(list((run.folder / "quarantine").glob("draw-*.json"))) == 240
+
+
 def test_runs_get_folders_of_their_own(small_config):
     config = small_config()
     folders = {create_run(config).folder for _ in range(3)}
     assert len(folders) == 3
 
 
+def test_a_run_that_died_before_its_first_checkpoint_begins_again(small_config):
+    straight, broken = create_run(small_config()), create_run(small_config())
+    for _ in local.train(straight):
+        pass
+    recorder = Recorder(broken)
+    for report in local.train(broken):
+        recorder.record(report)
+        if report.step == 7:
+            break  # as in a process that is killed, nothing is saved
+    recorder.close()
+    again = resume_run(str(broken.folder), (), "runs")
+    assert (again.first_step, again.checkpoint) == (0, None)
+    assert [report.step for report in local.train(again)] == list(range(1, 21))
+    assert_equal_runs(again, straight)
+    assert audit(again.folder / LEDGER).complete
+
+
+def test_checkpoints_that_are_gone_are_not_taken_for_a_beginning(small_config):
+    run = create_run(small_config("checkpoint.every_steps=5"))
+    recorder = Recorder(run)
+    for report in local.train(run):
+        recorder.record(report)
+    recorder.finish("completed")
+    shutil.rmtree(run.folder / "checkpoints")
+    with pytest.raises(UsageError, match="no checkpoint to go on from, though it has trained 20 steps"):
+        resume_run(str(run.folder), (), "runs")
+
+
 def test_resuming_says_what_is_wrong(small_config, tmp_path):
     run = create_run(small_config())
-    with pytest.raises(UsageError, match="no checkpoint"):
-        resume_run(str(run.folder), (), "runs")
     with pytest.raises(UsageError, match=f"there is no such run. Fix: the newest here is {run.folder.name}"):
         resume_run("nothing", (), str(tmp_path / "runs"))
     with pytest.raises(UsageError, match="there are no runs"):

@@ -19,9 +19,10 @@ from tpo_dist.learner.checkpoint import list_checkpoints, read_state
 from tpo_dist.programs import distributed, local
 from tpo_dist.programs.parts import make_learner, make_worker
 from tpo_dist.programs.run import create_run, resume_run
-from tpo_dist.runtime.actors import LearnerActor, RolloutActor
-from tpo_dist.runtime.follow import await_all
-from tpo_dist.runtime.placement import Need, reserve
+from tpo_dist.runtime.answers import await_all
+from tpo_dist.runtime.learner_actor import LearnerActor
+from tpo_dist.runtime.placement import Need, check_room
+from tpo_dist.runtime.rollout_actor import RolloutActor
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -110,15 +111,19 @@ def start(run, failures):
     return thread, reached
 
 
+NO_RESTARTS = ("faults.worker_restarts=0", "faults.learner_restarts=0", "faults.stream_restarts=0")
+
+
 def after_a_kill(small_config, shell, *overrides):
-    """What became of a run after the process of that title was killed: its failure, its last step, its checkpoint."""
-    run = create_run(small_config("steps=100000", *overrides))
+    """What became of a run that may restart nothing, after the process of that title was killed: its failure, its last
+    step, its checkpoint."""
+    run = create_run(small_config("steps=100000", *NO_RESTARTS, *overrides))
     failures = []
     others = set(pids_running(f"ray::{shell}"))  # of an earlier run, on their way out
     thread, reached = start(run, failures)
     wait_for(lambda: len(reached) > 3, "a few steps")
     os.kill(min(set(pids_running(f"ray::{shell}")) - others), signal.SIGKILL)
-    thread.join(60)
+    thread.join(120)
     assert not thread.is_alive()
     (error,) = failures
     assert isinstance(error, RunFailed)
@@ -128,19 +133,19 @@ def after_a_kill(small_config, shell, *overrides):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_worker_ends_the_run_with_its_name_and_a_checkpoint(workers, small_config):
+def test_without_restarts_a_killed_worker_ends_the_run_with_its_name_and_a_checkpoint(workers, small_config):
     message, last, saved = after_a_kill(small_config, "RolloutShell", f"rollout.workers={workers}")
     assert re.match(r"rollout-\d failed: its process died", message)
     assert saved == last
 
 
-def test_a_killed_learner_ends_the_run_with_its_name(small_config):
+def test_without_restarts_a_killed_learner_ends_the_run_with_its_name(small_config):
     message, _, saved = after_a_kill(small_config, "LearnerShell")
     assert message.startswith("the learner failed: its process died")
     assert saved is None
 
 
-def test_a_killed_stream_is_blamed_itself_and_leaves_a_checkpoint(small_config):
+def test_without_restarts_a_killed_stream_is_blamed_itself_and_leaves_a_checkpoint(small_config):
     message, last, saved = after_a_kill(small_config, "StreamShell", "rollout.workers=2")
     assert message.startswith("the stream failed: its process died")
     assert saved in (last, last + 1)  # the report of the last step may be lost with the stream, the step is not
@@ -156,6 +161,7 @@ def test_a_part_that_cannot_be_built_says_why_in_its_own_words(small_config):
 
 
 def test_a_hanging_worker_is_named_when_the_wait_for_groups_ends(small_config):
+    """The wait for groups ends before the worker's own time is up."""
     run = create_run(small_config("steps=100000", "deadlines.groups_seconds=2.0", "deadlines.update_seconds=5.0"))
     failures = []
     others = set(pids_running("ray::RolloutShell"))
@@ -192,33 +198,30 @@ def test_room_that_the_cluster_does_not_have_is_refused_at_once(small_config):
 
 def test_room_that_is_taken_is_waited_for_until_the_deadline():
     wait_for(lambda: ray.available_resources().get("CPU") == 4, "earlier tests' room to come back")
-    with (
-        reserve([Need(3, 0)], "PACK", 30.0, can_grow=True),
-        pytest.raises(UsageError, match="after 0.5 s the cluster still has only 1 CPU"),
-        reserve([Need(2, 0)], "PACK", 0.5, can_grow=True),
-    ):
-        pass
-    with reserve([Need(2, 0)], "PACK", 30.0, can_grow=True) as places:
-        assert places.options(0, 3)["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "3"
+
+    @ray.remote(num_cpus=3)
+    class Tenant:
+        def here(self):
+            return True
+
+    tenant = Tenant.remote()
+    assert ray.get(tenant.here.remote())
+    with pytest.raises(UsageError, match="after 0.5 s the cluster still has only 1 CPU"):
+        check_room([Need(2, 0)], "PACK", 0.5, can_grow=True)
+    ray.kill(tenant)
+    check_room([Need(2, 0), Need(2, 0)], "PACK", 30.0, can_grow=True)
 
 
 def test_actors_without_needs_need_no_room():
-    with reserve([Need(0, 0), Need(0, 0)], "PACK", 1.0, can_grow=False) as places:
-        assert places.group is None
-        assert "scheduling_strategy" not in places.options(1, 1)
-    with reserve([Need(0, 0), Need(1, 0), Need(1, 0)], "PACK", 30.0, can_grow=False) as places:
-        indices = [places.options(i, 1).get("scheduling_strategy") for i in range(3)]
-        assert indices[0] is None
-        assert [strategy.placement_group_bundle_index for strategy in indices[1:]] == [0, 1]
+    check_room([Need(0, 0), Need(0, 0)], "PACK", 1.0, can_grow=False)
+    assert Need(0, 0).options(1, "PACK")["num_cpus"] == 0
 
 
 def test_threads_are_set_in_every_process(small_config):
     """One thread count for each role, whatever the machine has."""
-    config = small_config()
-    with reserve([Need(1, 0)], "PACK", 30.0, can_grow=False) as places:
-        actor = RolloutActor.options(**places.options(0, 3)).remote("w", 3, partial(make_worker, config))
-        counts = ray.get(actor.__ray_call__.remote(threads_of))
-        ray.kill(actor)
+    actor = RolloutActor.options(**Need(1, 0).options(3, "SPREAD")).remote("w", 3, partial(make_worker, small_config()))
+    counts = ray.get(actor.__ray_call__.remote(threads_of))
+    ray.kill(actor)
     assert counts == (3, "3")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tpo_dist.records import pad
-from tpo_dist.tasks import TASKS, ContextTask, DigitBandit, TabularBandit, TokenReversal
+from tpo_dist.tasks import TASKS, ContextTask, DigitBandit, JudgedReversal, TabularBandit, TokenReversal
 
 CASES = {
     f"token_reversal-{variant}-{reward}-{vocab}": TokenReversal(variant=variant, reward=reward, length=4, vocab=vocab)
@@ -12,6 +12,7 @@ CASES = {
     for reward in ("bag_of_tokens", "sequential", "terminal")
     for vocab in (2, 3)
 } | {
+    "judged_reversal": JudgedReversal(reward="bag_of_tokens", length=4, vocab=3, seconds=0.001, spread=0.5),
     "tabular_bandit": TabularBandit(contexts=30, arms=4),
     "digit_bandit": DigitBandit(),
 }

@@ -90,7 +90,7 @@ def _ours(config: RunConfig, watch: Stopwatch, repetition: int) -> None:
             worker.load(learner.snapshot())
         with watch.part("rollout"):
             starts = range(first, first + size * blocks_per_step(config), size)
-            blocks = [worker.roll(np.arange(start, start + size)) for start in starts]
+            blocks = [worker.roll(np.arange(start, start + size)).whole() for start in starts]
         with watch.part("learner"):
             learner.update(concatenate(blocks))
 

@@ -40,7 +40,7 @@ def bench_token_level(overrides: tuple[str, ...] = (), repeats: int = 9, threads
     learner, worker = make_learner(config), make_worker(config)
     assert isinstance(learner.policy, Transformer)
     worker.load(learner.snapshot())
-    batch = to_tensors(worker.roll(np.arange(config.rollout.groups_per_step)), learner.device)
+    batch = to_tensors(worker.roll(np.arange(config.rollout.groups_per_step)).whole(), learner.device)
     gradients = EpochGradients(learner.policy, learner.objective, batch, None)
     objective = make_objective(config)
     watches = Stopwatch(), Stopwatch()

@@ -16,7 +16,8 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value of a job,
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value, nothing else.")]
 
 
-def _show(title: str, rows: Mapping[str, str], result: Mapping[str, Any], as_json: bool) -> None:
+def show(title: str, rows: Mapping[str, str], result: Mapping[str, Any], as_json: bool) -> None:
+    """The result as one JSON value, or as a table."""
     if as_json:
         print(json.dumps(result))
         return
@@ -26,7 +27,7 @@ def _show(title: str, rows: Mapping[str, str], result: Mapping[str, Any], as_jso
     Console().print(table)
 
 
-def _progress(as_json: bool) -> Callable[[str], None]:
+def progress(as_json: bool) -> Callable[[str], None]:
     """A line on standard error as each repetition ends; silent with --json."""
 
     def tell(text: str) -> None:
@@ -58,13 +59,13 @@ def step(
         return
     from tpo_dist.bench.step import bench_step
 
-    result = bench_step(tuple(overrides or ()), repeats, threads, _progress(as_json))
+    result = bench_step(tuple(overrides or ()), repeats, threads, progress(as_json))
     rows = {"step": f"{result['seconds_per_step']:.3f} s"}
     rows |= {f"  {name}": f"{seconds:.3f} s" for name, seconds in result["parts"].items()}
     rows["plain torch, same step"] = f"{result['plain_torch_seconds_per_step']:.3f} s"
     rows["speed-up over plain torch"] = f"{result['speedup_over_plain_torch']:.2f} x"
     rows["the same with dense rewards"] = f"{result['dense_speedup_over_plain_torch']:.2f} x"
-    _show(f"one training step (median of {repeats}, {threads} threads)", rows, result, as_json)
+    show(f"one training step (median of {repeats}, {threads} threads)", rows, result, as_json)
 
 
 def _token_level(overrides: tuple[str, ...], repeats: int, threads: int, as_json: bool) -> None:
@@ -77,7 +78,7 @@ def _token_level(overrides: tuple[str, ...], repeats: int, threads: int, as_json
         "speed-up": f"{result['speedup']:.2f} x",
         "difference of the gradients": f"{result['gradient_difference']:.1e}",
     }
-    _show(f"gradient of one epoch, token-level groups (median of {repeats}, {threads} threads)", rows, result, as_json)
+    show(f"gradient of one epoch, token-level groups (median of {repeats}, {threads} threads)", rows, result, as_json)
 
 
 @bench.command()
@@ -95,11 +96,11 @@ def ray(
     """
     from tpo_dist.bench.ray_tax import bench_ray
 
-    result = bench_ray(tuple(overrides or ()), rounds, steps, _progress(as_json))
+    result = bench_ray(tuple(overrides or ()), rounds, steps, progress(as_json))
     rows = {
         "one process": f"{result['local_seconds_per_step']:.3f} s per step",
         "through Ray": f"{result['ray_seconds_per_step']:.3f} s per step",
         "overhead, ratio of these medians": f"{result['overhead']:.3f}",
         "median of the ratios turn by turn": f"{result['paired_overhead']:.3f}",
     }
-    _show(f"Ray tax (medians of {rounds} turns of {steps} steps)", rows, result, as_json)
+    show(f"Ray tax (medians of {rounds} turns of {steps} steps)", rows, result, as_json)

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tpo_dist.cli.view import View, short_path
+from tpo_dist.cli.logs import warnings_to
+from tpo_dist.cli.view import View
 from tpo_dist.errors import RunFailed, UsageError
+from tpo_dist.programs.folder import short_path
 from tpo_dist.programs.recorder import Recorder, Status
 from tpo_dist.programs.run import Run, StepReport
-from tpo_dist.stream import DeadlineExceeded
+from tpo_dist.waiting import DeadlineExceeded
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "interrupted": 130}
 
@@ -22,13 +24,13 @@ def execute(run: Run, *, local: bool, as_json: bool) -> int:
     recorder = Recorder(run)
     view = View(run, quiet=as_json)
     try:
-        with _stopping_on_signals(run, view.say), view:
+        with warnings_to(run.folder, view.say), _stopping_on_signals(run, view.say), view:
             status, reason = _attempt(run, local, recorder, view)
     except UsageError as error:
         recorder.close()
         if recorder.rows and recorder.rows[-1]["step"] > run.first_step:
             recorder.write_summary("failed", str(error))
-        elif run.checkpoint is None:
+        elif not run.resumed:
             shutil.rmtree(run.folder)  # nothing ran: leave nothing behind
         raise
     except BaseException as error:
@@ -48,13 +50,14 @@ def _attempt(run: Run, local: bool, recorder: Recorder, view: View) -> tuple[Sta
     """Train as far as it goes: the status, and the reason where it failed."""
     try:
         for report in _program(local)(run):
+            if report.checkpoint_problem is not None:
+                view.warn(report.checkpoint_problem)
             view.show(recorder.record(report))
     except KeyboardInterrupt:
         return "interrupted", "interrupted twice"
     except (RunFailed, DeadlineExceeded, FloatingPointError) as error:
         return "failed", str(error)
-    done = recorder.rows[-1]["step"] if recorder.rows else run.first_step
-    return ("completed" if done >= run.config.steps else "interrupted"), None
+    return ("completed" if recorder.step >= run.config.steps else "interrupted"), None
 
 
 def _program(local: bool) -> Callable[[Run], Iterator[StepReport]]:
@@ -88,6 +91,6 @@ def _say_how_to_go_on(status: Status, reason: str | None, summary: dict[str, Any
     if status == "failed":
         print(f"error: {reason}", file=sys.stderr)
     if summary["checkpoint"] is None:
-        print("there is no checkpoint yet; start the job again", file=sys.stderr)
+        print(f"there is no checkpoint yet; begin it again with: tpo-dist train --resume {folder}", file=sys.stderr)
     else:
         print(f"go on with: tpo-dist train --resume {folder}", file=sys.stderr)

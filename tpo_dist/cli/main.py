@@ -7,7 +7,12 @@ import typer
 
 from tpo_dist import __version__
 from tpo_dist.cli.bench import bench
+from tpo_dist.cli.bench_fleet import register
+from tpo_dist.cli.ledger import ledger
 from tpo_dist.cli.objectives import objectives
+from tpo_dist.cli.replay import replay
+from tpo_dist.cli.scale import scale
+from tpo_dist.cli.status import status
 from tpo_dist.cli.study import study
 from tpo_dist.cli.train import train
 from tpo_dist.errors import UsageError
@@ -22,8 +27,13 @@ app = typer.Typer(
     help="Target Policy Optimization and its baselines, distributed on Ray.",
 )
 app.command()(train)
+app.command()(status)
+app.command()(scale)
 app.command()(objectives)
+app.command()(ledger)
+app.command()(replay)
 app.command()(study)
+register(bench)
 app.add_typer(bench, name="bench")
 
 

@@ -88,15 +88,16 @@ def _configuration(job: str | None, changes: list[str]) -> "RunConfig":
 @contextmanager
 def _prepared(job: str | None, changes: list[str], resume: str | None) -> "Iterator[Run]":
     """The run, with its folder locked: a resumed one before its state is read."""
+    from tpo_dist.programs.folder import find_run
     from tpo_dist.programs.lock import hold
-    from tpo_dist.programs.run import create_run, find_run
+    from tpo_dist.programs.run import create_run
 
     if resume is None:
         run = create_run(_configuration(job, changes))
         with hold(run.folder):
             yield run
         return
-    with hold(find_run(resume, _runs_dir(changes))):
+    with hold(find_run(resume, _runs_dir(changes), "--resume")):
         yield _resumed(resume, changes)
 
 

@@ -4,7 +4,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +13,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tpo_dist.programs.folder import short_path
 from tpo_dist.programs.run import Run
 
 _LINE_EVERY_SECONDS = 5.0
@@ -41,7 +41,8 @@ _SECTIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("train_seconds", "training", "{:.3f}"),
     ),
     "stream": (
-        ("staleness", "staleness (versions)", "{:.0f}"),
+        ("staleness", "staleness (publications)", "{:.2f}"),
+        ("ratio_ess", "effective sample size", "{:.0%}"),
         ("completion_length", "tokens per candidate", "{:.1f}"),
     ),
 }
@@ -61,6 +62,7 @@ class View:
         self._live: Live | None = None
         self._line_due = 0.0
         self._notice = ""
+        self._warned: set[str] = set()
         self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> Self:
@@ -87,6 +89,12 @@ class View:
         if self._live is None:
             os.write(sys.stderr.fileno(), f"{text}\n".encode())
         self._notice = text
+
+    def warn(self, text: str) -> None:
+        """A line about something that may go wrong again; it is said once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.say(text)
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Show a step."""
@@ -120,11 +128,6 @@ class View:
             f"step {step:>5}/{self._run.config.steps}  error {row['error']:.4f}  reward {row['reward']:.4f}"
             f"{distance}  {row['step_seconds']:.3f} s/step  about {left:.0f} s left"
         )
-
-
-def short_path(path: Path) -> str:
-    """Relative to the working folder where it lies below it."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _columns(row: Mapping[str, Any]) -> Table:

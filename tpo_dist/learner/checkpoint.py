@@ -1,8 +1,9 @@
 """What a learner needs to go on, on disk: written whole or not at all, checked before it is used, never a pickle.
 
-A checkpoint is a folder with `model.safetensors`, `optimizer.safetensors` and `state.json` (counters, and size and
-checksum of the other two). The counters also stand in the header of the model, under its checksum. There is no random
-state: every random number is a function of the seed and the number of its draw.
+A checkpoint is a folder with `model.safetensors`, `optimizer.safetensors` and `state.json` (counters, the digests of
+published versions, which blocks of the stream are settled, and size and checksum of the other two files). All but the
+latter also stands in the header of the model, under its checksum. There is no random state: every random number is a
+function of the seed and the number of its draw.
 """
 
 import hashlib
@@ -18,14 +19,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tpo_dist.errors import UsageError
+from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.learner import Learner
 from tpo_dist.policies.weights import import_weights
+from tpo_dist.records import weights_digest
 
-FORMAT = 2
-_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+FORMAT = 3
+MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _PREFIX = "step-"
 _COUNTERS = ("step", "draws_trained")
+_AGAIN = "start the run again"
+_HEADER = (*_COUNTERS, "published", "settled")
 
 
 def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
@@ -39,14 +43,19 @@ def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        counters = {"step": learner.version, "draws_trained": learner.draws_trained}
+        header = {
+            "step": learner.version,
+            "draws_trained": learner.draws_trained,
+            "published": {str(version): digest for version, digest in learner.published.items()},
+            "settled": learner.settled,
+        }
         weights = {name: p.detach().contiguous() for name, p in learner.policy.named_parameters()}
-        save_file(weights, temporary / _MODEL, {name: str(number) for name, number in counters.items()})
-        save_file(_optimizer_tensors(learner), temporary / _OPTIMIZER)
+        _save(weights, temporary / MODEL, {name: _text(value) for name, value in header.items()})
+        _save(_optimizer_tensors(learner), temporary / _OPTIMIZER)
         state = {
             "format": FORMAT,
-            **counters,
-            "files": {name: _fingerprint(temporary / name) for name in (_MODEL, _OPTIMIZER)},
+            **header,
+            "files": {name: _fingerprint(temporary / name) for name in (MODEL, _OPTIMIZER)},
         }
         (temporary / _STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         for path in (*temporary.iterdir(), temporary):
@@ -62,6 +71,23 @@ def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
     return final
 
 
+def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str] | None = None) -> None:
+    try:
+        save_file(tensors, path, header)
+    except SafetensorError as error:  # also where the disk is full
+        raise OSError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What came of saving after a step."""
+
+    path: str | None = None
+    """The folder written, if any."""
+    problem: str | None = None
+    """Why none was written where one was due; the older ones are as they were."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpointer:
     """When to save, where, and how many to keep."""
@@ -70,11 +96,25 @@ class Checkpointer:
     every_steps: int
     keep: int
 
-    def after_step(self, learner: Learner, *, last: bool) -> Path | None:
-        """Save if it is time, or if this was the last step; the folder written, if any."""
+    def after_step(self, learner: Learner, *, last: bool) -> Saved:
+        """Save if it is time, or if this was the last step.
+
+        Training can go on without a checkpoint, but not end without one: raises RunFailed where the last step's cannot
+        be written.
+        """
         if not last and learner.version % self.every_steps:
-            return None
-        return save_checkpoint(self.folder, learner, self.keep)
+            return Saved()
+        try:
+            return Saved(path=str(save_checkpoint(self.folder, learner, self.keep)))
+        except OSError as error:
+            problem = f"no checkpoint could be written to {self.folder} ({error.strerror or error})"
+        if not last:
+            return Saved(problem=f"{problem}; training goes on, and the next one is tried in {self.every_steps} steps")
+        older = [path.name for path in list_checkpoints(self.folder)]
+        kept = f"the newest there is {older[-1]}" if older else "there is none"
+        then = "go on with --resume" if older else _AGAIN
+        fix = f"make room on that disk, or the folder writable, and {then}"
+        raise RunFailed(f"{problem} after the last step, {learner.version}; {kept}. Fix: {fix}.")
 
 
 def list_checkpoints(parent: Path) -> list[Path]:
@@ -84,7 +124,7 @@ def list_checkpoints(parent: Path) -> list[Path]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The counters of a checkpoint whose files are all there and undamaged.
+    """The state of a checkpoint, tensors aside, whose files are all there and undamaged.
 
     Raises UsageError, naming the file and what is wrong with it.
     """
@@ -104,7 +144,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         )
     for name, expected in state["files"].items():
         _check_file(checkpoint, name, expected)
-    _check_counters(checkpoint, state)
+    _check_header(checkpoint, state)
     return state
 
 
@@ -113,11 +153,35 @@ def _check_state(state: dict[str, Any]) -> None:
     for name in _COUNTERS:
         if type(state[name]) is not int or state[name] < 0:
             raise ValueError(f"{name} is {state[name]!r}, not a number of 0 or more")
-    if not isinstance(state["files"], dict) or state["files"].keys() != {_MODEL, _OPTIMIZER}:
-        raise ValueError(f"files has to list {_MODEL} and {_OPTIMIZER}")
+    _check_published(state["published"], state["step"])
+    _check_settled(state["settled"])
+    if not isinstance(state["files"], dict) or state["files"].keys() != {MODEL, _OPTIMIZER}:
+        raise ValueError(f"files has to list {MODEL} and {_OPTIMIZER}")
     for name, expected in state["files"].items():
         if not isinstance(expected, dict) or expected.keys() != {"bytes", "blake2b"}:
             raise ValueError(f"{name} has to have its size and its checksum")
+
+
+def _check_published(published: Any, step: int) -> None:
+    if not isinstance(published, dict):
+        raise ValueError(f"published is {published!r}, not a digest for each version")
+    for version, digest in published.items():
+        if not re.fullmatch(r"0|[1-9]\d*", version, re.ASCII) or int(version) > step:
+            raise ValueError(f"published holds version {version!r}, and the step is {step}")
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{32}", digest):
+            raise ValueError(f"published holds {digest!r} for version {version}, not 32 hexadecimal digits")
+
+
+def _check_settled(settled: Any) -> None:
+    if not isinstance(settled, dict) or settled.keys() != {"below", "beyond"}:
+        raise ValueError(f"settled is {settled!r}, not an object with below and beyond")
+    below, beyond = settled["below"], settled["beyond"]
+    if type(below) is not int or below < 0:
+        raise ValueError(f"settled.below is {below!r}, not a number of 0 or more")
+    if not isinstance(beyond, list) or any(type(block) is not int for block in beyond):
+        raise ValueError(f"settled.beyond is {beyond!r}, not a list of numbers")
+    if beyond != sorted({block for block in beyond if block >= below}):
+        raise ValueError(f"settled.beyond is {beyond}, not rising numbers from {below} on")
 
 
 def _check_file(checkpoint: Path, name: str, expected: dict[str, Any]) -> None:
@@ -131,13 +195,13 @@ def _check_file(checkpoint: Path, name: str, expected: dict[str, Any]) -> None:
         raise UsageError(str(file), "its checksum is not the one that was written", _remedy(checkpoint))
 
 
-def _check_counters(checkpoint: Path, state: dict[str, Any]) -> None:
-    """The counters against those in the model's header and the folder's name."""
-    with safe_open(checkpoint / _MODEL, framework="pt") as model:
+def _check_header(checkpoint: Path, state: dict[str, Any]) -> None:
+    """The state against the model's header and the folder's name."""
+    with safe_open(checkpoint / MODEL, framework="pt") as model:
         header = model.metadata() or {}
-    for name in _COUNTERS:
-        if header.get(name) != str(state[name]):
-            reason = f"says {name} {state[name]} where {_MODEL} was written with {header.get(name)}"
+    for name in _HEADER:
+        if header.get(name) != _text(state[name]):
+            reason = f"says {name} {state[name]} where {MODEL} was written with {header.get(name)}"
             raise UsageError(str(checkpoint / _STATE), reason, _remedy(checkpoint))
     if checkpoint.name != f"{_PREFIX}{state['step']:08d}":
         reason = f"holds step {state['step']}, which another folder name belongs to"
@@ -148,16 +212,28 @@ def load_checkpoint(checkpoint: Path, learner: Learner) -> None:
     """Put a learner into the state that was saved. Raises UsageError for a damaged one, or one of another model."""
     state = read_state(checkpoint)
     try:
-        weights, saved = load_file(checkpoint / _MODEL), load_file(checkpoint / _OPTIMIZER)
+        weights, saved = load_file(checkpoint / MODEL), load_file(checkpoint / _OPTIMIZER)
     except SafetensorError as error:
         raise UsageError(str(checkpoint), f"cannot be read ({error})", _remedy(checkpoint)) from None
     try:
         import_weights(learner.policy, {name: tensor.numpy() for name, tensor in weights.items()})
     except ValueError as error:
         fix = "resume with the task and policy that the run was started with"
-        raise UsageError(str(checkpoint / _MODEL), f"holds another model: {error}", fix) from None
+        raise UsageError(str(checkpoint / MODEL), f"holds another model: {error}", fix) from None
     _load_optimizer(learner, saved, checkpoint)
     learner.version, learner.draws_trained = state["step"], state["draws_trained"]
+    learner.published = {int(version): digest for version, digest in state["published"].items()}
+    learner.settled = state["settled"]
+
+
+def state_digests(learner: Learner) -> dict[str, str]:
+    """Checksum of each parameter and of each tensor that the optimizer keeps: equal where two are, bit for bit."""
+    tensors = {**dict(learner.policy.named_parameters()), **_optimizer_tensors(learner)}
+    return {name: weights_digest({name: tensor.detach().cpu().numpy()}) for name, tensor in tensors.items()}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _names(learner: Learner) -> dict[Tensor, str]:
@@ -205,4 +281,4 @@ def _remedy(checkpoint: Path) -> str:
     others = [path.name for path in list_checkpoints(checkpoint.parent) if path != checkpoint]
     if others:
         return f"remove the folder {checkpoint.name} to go on from {others[-1]}"
-    return "start the run again; it has no other checkpoint"
+    return f"{_AGAIN}; it has no other checkpoint"

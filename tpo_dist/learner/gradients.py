@@ -14,6 +14,7 @@ from torch import Tensor
 from tpo_dist.learner.batch import TrainingBatch
 from tpo_dist.metrics import Mean, Metrics
 from tpo_dist.objective import Correction, Groups, Objective, Progress, effective_sample_size, progress, weigh
+from tpo_dist.objective.groups import token_sum
 from tpo_dist.policies.contract import CandidateBatch, Policy
 
 
@@ -67,6 +68,9 @@ class EpochGradients:
         self._policy, self._objective = policy, objective
         self._batch, self._limit = batch, micro_batch_candidates
         self.signal = objective.signal(batch.groups)
+        self.ratio_ess: Mean | None = None
+        """Effective share of the candidates, by the ratios of the policy at the start of the first epoch to the ones
+        that sampled them; None before that epoch."""
         self._parts: list[MicroBatch] | None = None
 
     def corrected(self, correction: Correction) -> Metrics:
@@ -76,6 +80,7 @@ class EpochGradients:
         """
         groups = self._batch.groups
         start_GKT = current_logps(self._all_parts(), self._batch)
+        self._note_ratios(start_GKT)
         weights_GKT = correction.weights(start_GKT, groups.old_logps_GKT, groups.live)
         self._batch = replace(
             self._batch, groups=replace(groups, old_logps_GKT=start_GKT), token_weights_GKT=weights_GKT
@@ -100,6 +105,7 @@ class EpochGradients:
         The snapshot's log-probs are the current ones, so W needs no pass of its own; groups whose W is exactly zero
         (nothing to prefer, nothing to undo) are left out of the pass altogether.
         """
+        self._note_ratios(self._batch.groups.old_logps_GKT)
         if self._ends(self._batch.groups.old_logps_GKT, enough):
             return None
         loss, weights = self._weigh(self._batch.groups.old_logps_GKT)
@@ -119,6 +125,7 @@ class EpochGradients:
         parts = self._all_parts()
         graph = parts[0].score() if len(parts) == 1 else None
         logps_GKT = current_logps(parts, self._batch) if graph is None else self._batch.to_groups(graph.detach())
+        self._note_ratios(logps_GKT)
         if self._ends(logps_GKT, enough):
             return None
         loss, weights = self._weigh(logps_GKT)
@@ -127,6 +134,15 @@ class EpochGradients:
         else:
             (weights * graph).sum().backward()  # type: ignore[no-untyped-call]
         return loss
+
+    def _note_ratios(self, start_GKT: Tensor) -> None:
+        """Once for each batch, from the log-probs that come first and before a correction replaces the old ones."""
+        if self.ratio_ess is not None:
+            return
+        groups = self._batch.groups
+        moved = token_sum(start_GKT.double() - groups.old_logps_GKT.double(), groups.live)[groups.present_GK]
+        size = effective_sample_size((moved - moved.max()).exp())  # the largest ratio is 1: nothing overflows
+        self.ratio_ess = Mean(size.item(), moved.numel())
 
     def _ends(self, logps_GKT: Tensor, enough: Callable[[Progress], bool] | None) -> bool:
         return enough is not None and enough(progress(self._objective, logps_GKT, self._batch.groups, self.signal))

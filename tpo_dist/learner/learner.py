@@ -4,6 +4,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from tpo_dist.config import LearnerConfig
 from tpo_dist.learner.batch import to_tensors
 from tpo_dist.learner.gradients import EpochGradients, with_reference
-from tpo_dist.learner.measures import score_metrics, signal_metrics
+from tpo_dist.learner.measures import lag_metrics, score_metrics, signal_metrics
 from tpo_dist.learner.optimizer import LearningRate, make_correction, make_optimizer
 from tpo_dist.learner.oracle import misalignment, oracle_gradient
 from tpo_dist.metrics import Max, Mean, Metrics, Sum
@@ -39,15 +40,23 @@ class Learner:
         config: LearnerConfig,
         steps: int,
         oracle: Callable[[ScoredGroups], NDArray[np.int32]] | None = None,
+        *,
+        remember: int,
     ) -> None:
         """`steps`: of the whole run, for the schedule. The weights at hand are the initial reference policy.
-        `oracle`: the right answers [G, T] of a record's prompts, where misalignment is to be measured."""
+        `oracle`: the right answers [G, T] of a record's prompts, where misalignment is to be measured.
+        `remember`: publications, the newest included, whose groups are accepted."""
         self.device = torch.device(config.device)
         self.policy = policy.to(self.device).train()
         self.objective = objective
         self.optimizer = make_optimizer(config.optimizer, self.policy)
         self.version = 0
         self.draws_trained = 0
+        self.published: dict[int, str] = {}
+        """Digest of each published version whose groups are still accepted."""
+        self.settled: dict[str, Any] = {"below": 0, "beyond": []}
+        """Blocks of the stream that are trained or failed as of this version: all below a number, and some beyond it.
+        The program sets it before it saves; a checkpoint keeps it."""
         self._rate = LearningRate(config.optimizer.lr, config.schedule, steps)
         self._epochs = config.epochs or objective.epochs
         self._micro, self._max_norm = config.micro_batch_candidates, config.max_grad_norm
@@ -56,17 +65,18 @@ class Learner:
         held = config.reference == "initial" and wants_reference(objective)
         self._reference = copy.deepcopy(self.policy).requires_grad_(False) if held else None
         self._oracle = oracle
-        self._issued: dict[int, str] = {}
+        self._publish_every, self._remember = config.publish_every, remember
         self._warned = False
 
     def update(self, record: ScoredGroups) -> Metrics:
         """One training step on whole groups; the policy moves to the next version.
 
-        Raises ValueError for groups sampled from weights that this learner never published, and FloatingPointError
-        where a gradient is not finite; no step is taken along such a gradient.
+        Raises ValueError for groups that `refusal` speaks against, and FloatingPointError where a gradient is not
+        finite; no step is taken along such a gradient.
         """
         started = time.perf_counter()
-        self._check_provenance(record)
+        if (refusal := self.refusal(record)) is not None:
+            raise ValueError(refusal)
         batch = to_tensors(record, self.device)
         if self._reference is not None:
             batch = with_reference(batch, self._reference, self._micro)
@@ -77,7 +87,9 @@ class Learner:
         rate = self._rate.at(self.version)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        # What the current weights sampled, they also scored; one older group, and nothing may be reused.
         reuse = self._correction is None and bool((record.snapshot_versions == self.version).all())
+        lag_G = self._publication(self.version) - record.snapshot_versions // self._publish_every
         answers = None if self._oracle is None else torch.from_numpy(self._oracle(record)).long().to(self.device)
         epochs = self._run_epochs(gradients, reuse, batch.candidates.prompts_GP, answers)
         self.version += 1
@@ -89,7 +101,8 @@ class Learner:
             **corrected,
             **epochs,
             "learning_rate": Mean(rate),
-            "staleness": Max(float(self.version - 1 - record.snapshot_versions.min())),
+            **lag_metrics(record, lag_G),
+            "groups_trained": Sum(float(len(record))),
             "train_seconds": Sum(time.perf_counter() - started),
         }
 
@@ -118,6 +131,8 @@ class Learner:
             found["loss_first"], found["loss_last"] = Mean(losses[0]), Mean(losses[-1])
         found["grad_norm_first"] = Mean(norms[0] if norms else 0.0)
         found["grad_norm_last"] = Mean(norms[-1] if norms else 0.0)
+        assert gradients.ratio_ess is not None, "there is at least one epoch"
+        found["ratio_ess"] = gradients.ratio_ess
         return found
 
     def _enough(self, at: Progress) -> bool:
@@ -127,12 +142,36 @@ class Learner:
             self._stop.distance is not None and at.distance is not None and at.distance < self._stop.distance
         )
 
+    def publishes(self, version: int) -> bool:
+        """Whether rollout workers get a snapshot of that version."""
+        return version % self._publish_every == 0
+
     def snapshot(self) -> Snapshot:
-        """A frozen copy of the weights; groups sampled from it are welcome from now on."""
+        """A frozen copy of the weights; groups sampled from it are welcome until it is `remember` publications old."""
         arrays = export_weights(self.policy)
         digest = weights_digest(arrays)
-        self._issued[self.version] = digest
+        self.published[self.version] = digest
+        oldest = self._publication(self.version) - self._remember + 1
+        self.published = {v: known for v, known in self.published.items() if self._publication(v) >= oldest}
         return Snapshot(version=self.version, arrays=arrays, digest=digest)
+
+    def refusal(self, record: ScoredGroups) -> str | None:
+        """Why groups are not accepted: other weights sampled them than those published under their version, or it is
+        not known any more, or never was. None where all are accepted."""
+        stamps = set(zip(record.snapshot_versions.tolist(), record.snapshot_digests.tolist(), strict=True))
+        for version, digest in sorted(stamps):
+            known = self.published.get(version)
+            if known is not None and known.encode() == digest:
+                continue
+            held = f"this learner published {known or 'no such version'}"
+            if known is None and self.published and version < min(self.published):
+                held = f"this learner remembers no version before {min(self.published)}"
+            return f"groups come from version {version} with digest {digest.decode(errors='backslashreplace')}; {held}"
+        return None
+
+    def _publication(self, version: int) -> int:
+        """Number of the newest publication that there is at that version."""
+        return version // self._publish_every
 
     def _finish_gradient(self) -> float:
         """The gradient's norm before it is scaled down to the bound, if there is one."""
@@ -149,16 +188,6 @@ class Learner:
         if self._max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self._max_norm, norm)
         return norm.item()
-
-    def _check_provenance(self, record: ScoredGroups) -> None:
-        versions = record.snapshot_versions.tolist()
-        for version, digest in set(zip(versions, record.snapshot_digests.tolist(), strict=True)):
-            known = self._issued.get(version)
-            if known is None or known.encode() != digest:
-                raise ValueError(
-                    f"groups come from version {version} with digest {digest.decode()}; "
-                    f"this learner published {known or 'no such version'}"
-                )
 
     def _warn_about(self, diagnostics: dict[str, float]) -> None:
         size = diagnostics.get("effective_group_size")

@@ -2,11 +2,14 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from tpo_dist.metrics import Max, Mean, Sum
+from tpo_dist.metrics import Histogram, Max, Mean, Metrics, Sum
 from tpo_dist.objective import Groups, zero_variance
 from tpo_dist.records import ScoredGroups, pad
+
+_LONGEST_LAG = 8
 
 
 def signal_metrics(groups: Groups, signal: Tensor) -> dict[str, Mean | Sum | Max]:
@@ -26,7 +29,7 @@ def signal_metrics(groups: Groups, signal: Tensor) -> dict[str, Mean | Sum | Max
 
 def score_metrics(record: ScoredGroups, groups: Groups) -> dict[str, Mean | Sum | Max]:
     """What the rollout workers achieved, and what it cost them."""
-    scores = record.scores[:, :1] if record.token_level else record.scores  # the others were never followed
+    scores = _followed(record)
     count, groups_seen = scores.size, len(groups.scores_GK)
     fails_G = ((groups.scores_GK <= 0) | ~groups.present_GK).all(dim=1)
     metrics: dict[str, Mean | Sum | Max] = {
@@ -39,6 +42,23 @@ def score_metrics(record: ScoredGroups, groups: Groups) -> dict[str, Mean | Sum 
     metrics.update(_wrong_concentration(record))
     metrics.update({name: Sum(float(seconds.sum())) for name, seconds in record.info.items()})
     return metrics
+
+
+def lag_metrics(record: ScoredGroups, lag_G: NDArray[np.int64]) -> Metrics:
+    """How stale groups are, in publications, and what those of each age achieved."""
+    found: dict[str, Mean | Sum | Max | Histogram] = {
+        "staleness": Histogram(tuple(float(lag) for lag in lag_G)),
+        "staleness_max": Max(float(lag_G.max())),
+    }
+    for lag in np.unique(lag_G[lag_G <= _LONGEST_LAG]):
+        scores = _followed(record)[lag_G == lag]
+        found[f"reward_lag_{lag}"] = Mean(float(scores.sum(dtype="float64")), scores.size)
+    return found
+
+
+def _followed(record: ScoredGroups) -> NDArray[np.float32]:
+    """Scores of the candidates that count as answers: alternatives at single positions were never followed."""
+    return record.scores[:, :1] if record.token_level else record.scores
 
 
 def _wrong_concentration(record: ScoredGroups) -> dict[str, Mean]:

@@ -9,9 +9,14 @@ from tpo_dist.policies.contract import Policy
 from tpo_dist.records import Array
 
 
+def view_weights(policy: Policy) -> dict[str, Array]:
+    """Every parameter by name as it is now: on a CPU the parameter's own memory, not to be written to."""
+    return {name: parameter.detach().cpu().numpy() for name, parameter in policy.named_parameters()}
+
+
 def export_weights(policy: Policy) -> dict[str, Array]:
     """A copy of every parameter, by name."""
-    return {name: parameter.detach().cpu().numpy().copy() for name, parameter in policy.named_parameters()}
+    return {name: array.copy() for name, array in view_weights(policy).items()}
 
 
 @torch.no_grad()

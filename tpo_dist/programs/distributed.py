@@ -1,4 +1,4 @@
-"""Training on Ray: the parts of `local.py`, each in a process of its own.
+"""Training on Ray: the parts of `local.py`, each in a process of its own, and any of them may die.
 
 rollout workers --blocks--> stream --steps--> learner
        ^                                         |
@@ -9,21 +9,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from tpo_dist.config import RunConfig
+from tpo_dist.learner.checkpoint import list_checkpoints
+from tpo_dist.programs.accounts import begin_ledger, open_stream
+from tpo_dist.programs.desk import FolderDesk
 from tpo_dist.programs.needs import first_workers, needs_of
-from tpo_dist.programs.parts import make_learner, make_stream, make_worker
+from tpo_dist.programs.parts import block_size, blocks_per_step, make_learner, make_worker
 from tpo_dist.programs.run import Run, StepReport
-from tpo_dist.runtime.actors import LearnerActor, RolloutActor, StreamActor
+from tpo_dist.runtime.answers import await_all
 from tpo_dist.runtime.cluster import cluster, started_here
-from tpo_dist.runtime.follow import await_all, follow
-from tpo_dist.runtime.placement import Places, reserve
+from tpo_dist.runtime.fleet import Fleet
+from tpo_dist.runtime.learner_actor import LearnerActor
+from tpo_dist.runtime.placement import Need, check_room, on_this_node
+from tpo_dist.runtime.rollout_actor import RolloutActor
+from tpo_dist.runtime.seat import LearnerSeat
+from tpo_dist.runtime.sizing import Sizing
+from tpo_dist.runtime.stream_actor import StreamActor
+from tpo_dist.runtime.supervisor import Supervisor
 
 
 def train(run: Run) -> Iterator[StepReport]:
     """Train to the end, or until `run.stop` is set; one report after each step.
 
-    Raises UsageError where Ray cannot be reached or lacks the resources, RunFailed where a process fails.
+    After the learner's process died, the steps since its checkpoint are reported again. Raises UsageError where Ray
+    cannot be reached or lacks the resources, RunFailed where a process fails too often, or with an error of its own.
     """
     with launch(run) as system:
         yield from system.train(run.config.steps)
@@ -31,53 +43,82 @@ def train(run: Run) -> Iterator[StepReport]:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """The actors of a run, standing and waiting."""
+    """The actors of a run, standing and waiting, and who looks after them."""
 
-    run: Run
-    stream: Any
-    learner: Any
-    loops: dict[Any, str]
-    """What each rollout worker's loop will come to, with the worker's name."""
+    supervisor: Supervisor
 
     def train(self, until: int) -> Iterator[StepReport]:
         """Train until so many steps of the run are done; can be called again to go on."""
-        waits = self.run.config.deadlines
-        train = self.learner.train.options(num_returns="streaming")
-        reports = train.remote(self.stream, until, waits.groups_seconds)
-        patience = waits.groups_seconds + waits.update_seconds
-        for report in follow(reports, self.loops, self.run.stop.is_set, self.stream.close.remote, patience):
+        for report in self.supervisor.train(until):
             yield StepReport(*report)
 
 
 @contextmanager
 def launch(run: Run) -> Iterator[System]:
     """The actors of a run on the cluster that it names; they end with the block."""
-    config = run.config
-    needs = needs_of(config)
-    growing = not started_here(config.cluster)
-    with (
-        cluster(config.cluster, config.deadlines.connect_seconds),
-        reserve(needs, config.cluster.placement, config.deadlines.place_seconds, can_grow=growing) as places,
-    ):
-        system = _start(run, places)
-        try:
-            yield system
-        finally:
-            system.stream.close.remote()  # the workers' loops end by themselves
-
-
-def _start(run: Run, places: Places) -> System:
     config, waits = run.config, run.config.deadlines
-    stream = StreamActor.remote(partial(make_stream, config, run.first_step))
-    learner = LearnerActor.options(**places.options(0, config.learner.threads)).remote(
-        config.learner.threads, partial(make_learner, config), run.checkpointer, run.checkpoint
-    )
-    workers = {}
-    for index in range(first_workers(config)):
-        name, threads = f"rollout-{index}", config.rollout.threads
-        actor = RolloutActor.options(**places.options(index + 1, threads))
-        workers[name] = actor.remote(name, threads, partial(make_worker, config))
-    starting = {actor.ready.remote(): name for name, actor in {"learner": learner, **workers}.items()}
-    await_all(starting, waits.start_seconds)
-    loops = {actor.roll.remote(stream, waits.update_seconds): name for name, actor in workers.items()}
-    return System(run, stream, learner, loops)
+    with cluster(config.cluster, waits.connect_seconds):
+        growing = not started_here(config.cluster)
+        check_room(needs_of(config), config.cluster.placement, waits.place_seconds, can_grow=growing)
+        supervisor = _start(run)
+        try:
+            yield System(supervisor)
+        finally:
+            supervisor.end()
+
+
+def _start(run: Run) -> Supervisor:
+    config, waits = run.config, run.config.deadlines
+    learner = LearnerSeat(partial(_make_learner, run), partial(_newest_checkpoint, run), waits.groups_seconds)
+    fleet = Fleet(partial(_make_worker, config), waits.update_seconds)
+    try:
+        starting = {learner.start(): "learner"}
+        fleet.resize(first_workers(config))
+        starting |= {member.ending: member.name for member in fleet.members.values()}
+        await_all(starting, waits.place_seconds + waits.start_seconds)
+        # Only now is anything written: a start that fails leaves the folder as it was.
+        return _supervise(run, learner, fleet)
+    except BaseException:
+        learner.close()
+        fleet.close()
+        raise
+
+
+def _supervise(run: Run, learner: LearnerSeat, fleet: Fleet) -> Supervisor:
+    """The stream, and who looks after it, the learner and the workers, which stand."""
+    config, rollout = run.config, run.config.rollout
+    begin_ledger(run)
+    stream = StreamActor.options(
+        max_restarts=config.faults.stream_restarts, max_task_retries=-1, scheduling_strategy=on_this_node()
+    ).remote(partial(open_stream, config, run.folder), run.folder)
+    most = blocks_per_step(config) * config.learner.publish_every * (config.stream.max_staleness + 1)
+    sizing = Sizing(first_workers(config), rollout.workers == "auto", rollout.min_workers, rollout.max_workers)
+    sizes = rollout.groups_per_step, block_size(config)
+    desk = FolderDesk(run, most)
+    supervisor = Supervisor(fleet, learner, stream, desk, config.deadlines, config.faults, sizing, sizes)
+    try:
+        learner.stand()
+        for _ in fleet.settle(fleet.endings()):
+            pass
+    except BaseException:
+        supervisor.end()
+        raise
+    return supervisor
+
+
+def _make_learner(run: Run, checkpoint: Path | None) -> Any:
+    config = run.config.learner
+    options = Need(config.cpus, config.gpus).options(config.threads, run.config.cluster.placement)
+    make = partial(make_learner, run.config)
+    return LearnerActor.options(**options).remote(config.threads, make, run.checkpointer, checkpoint)
+
+
+def _make_worker(config: RunConfig, name: str) -> Any:
+    rollout = config.rollout
+    options = Need(rollout.cpus, rollout.gpus).options(rollout.threads, config.cluster.placement)
+    return RolloutActor.options(**options).remote(name, rollout.threads, partial(make_worker, config))
+
+
+def _newest_checkpoint(run: Run) -> Path | None:
+    """Of the run, which is where a learner begins that takes a dead one's place."""
+    return next(reversed(list_checkpoints(run.checkpointer.folder)), run.checkpoint)

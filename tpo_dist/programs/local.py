@@ -1,6 +1,7 @@
 """Training in one process, without Ray. Read this first: it is the whole system, one prompt at a time.
 
 `distributed.py` wires the same parts on a cluster; in synchronous mode both end with the same weights, bit for bit.
+With `stream.max_staleness` above 0, groups are as stale here as they may get there.
 """
 
 import asyncio
@@ -10,10 +11,15 @@ from collections.abc import Iterator
 import torch
 
 from tpo_dist.learner.checkpoint import load_checkpoint
+from tpo_dist.metrics import Sum
 from tpo_dist.process import keep_freed_memory
-from tpo_dist.programs.parts import make_learner, make_stream, make_worker
+from tpo_dist.programs.accounts import begin_ledger, open_stream
+from tpo_dist.programs.failing import FailingGroups
+from tpo_dist.programs.parts import make_learner, make_worker
 from tpo_dist.programs.run import Run, StepReport
+from tpo_dist.quarantine import write_quarantine
 from tpo_dist.records import concatenate
+from tpo_dist.rollout.worker import summarise
 
 
 def train(run: Run) -> Iterator[StepReport]:
@@ -23,30 +29,42 @@ def train(run: Run) -> Iterator[StepReport]:
     learner, worker = make_learner(config), make_worker(config)
     if run.checkpoint is not None:
         load_checkpoint(run.checkpoint, learner)
-    stream = make_stream(config, first_step=learner.version)
+    begin_ledger(run)
+    stream = open_stream(config, run.folder)
+    failing = FailingGroups(run)
     with asyncio.Runner() as runner:
         while learner.version < config.steps:
-            started = time.perf_counter()
+            started, step = time.perf_counter(), learner.version
 
             # The learner publishes frozen weights; the worker takes them over.
-            snapshot = learner.snapshot()
-            worker.load(snapshot)
-            runner.run(stream.publish(snapshot.version))
+            if worker.version is None or learner.publishes(step):
+                snapshot = learner.snapshot()
+                worker.load(snapshot)
+                runner.run(stream.publish(snapshot.version, snapshot.digest))
 
-            # Prompts become scored groups, block by block, as far as the stream admits them.
+            # Prompts become scored groups, block by block, as far as the stream admits them; a group whose scorer
+            # fails goes into the quarantine, not into training.
+            failed = 0
             torch.set_num_threads(config.rollout.threads)
             while (lease := stream.try_lease("local")) is not None:
-                runner.run(stream.put(lease, worker.roll(lease.draw_ids)))
-            blocks = runner.run(stream.take(learner.version, config.deadlines.groups_seconds))
-            assert blocks is not None, "nobody closes this stream"
+                rolled = worker.roll(lease.draw_ids)
+                runner.run(stream.put(lease, rolled.groups, summarise(rolled)))
+                for failure in rolled.failures:
+                    write_quarantine(run.folder, failure)
+                failed += len(rolled.failures)
+                failing.refuse_too_many(lease.draws, len(rolled.failures))
+            taken = runner.run(stream.take(step, config.deadlines.groups_seconds))
+            assert taken is not None, "nobody closes this stream"
 
             # Targets are built from the groups, and the policy is fitted to them.
             torch.set_num_threads(config.learner.threads)
-            metrics = learner.update(concatenate(blocks))
+            metrics = {**learner.update(concatenate(taken.payloads)), "groups_failed": Sum(float(failed))}
+            runner.run(stream.finish(step))
+            learner.settled = taken.settled.to_json()
 
             last = run.stop.is_set() or learner.version == config.steps
             saved = run.checkpointer.after_step(learner, last=last)
             seconds = time.perf_counter() - started
-            yield StepReport(learner.version, metrics, seconds, None if saved is None else str(saved))
+            yield StepReport(learner.version, metrics, seconds, saved.path, saved.problem)
             if last:
                 return

@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tpo_dist.blocks import Journal
 from tpo_dist.components import build, lookup
 from tpo_dist.config import RunConfig
 from tpo_dist.errors import UsageError
+from tpo_dist.history import History
 from tpo_dist.learner.learner import Learner
 from tpo_dist.objective import OBJECTIVES, Objective
 from tpo_dist.policies import POLICIES, ContextPolicyOptions, Policy, PolicyOptions
@@ -18,6 +20,12 @@ from tpo_dist.rollout.torch_sampler import TorchSampler
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream
 from tpo_dist.tasks import TASKS, Answers, ContextTask, Task
+
+_HASHED_BYTES = 8 * 1024**2
+"""Weights up to this size are hashed for every block unless the configuration says otherwise.
+
+For the default policy (0.4 MB) that adds 1 to 2 % to sampling 16 prompts x 32 candidates of 10 tokens, 5 % at 5 tokens.
+"""
 
 
 def make_task(config: RunConfig) -> Task:
@@ -59,13 +67,17 @@ def make_worker(config: RunConfig) -> RolloutWorker:
     _require_device("rollout", config.rollout.device)
     task = make_task(config)
     token_level = config.rollout.candidates == "token"
+    policy = make_policy(config)
+    size = sum(parameter.nbytes for parameter in policy.parameters())
+    verify = config.rollout.verify_weights or ("block" if size <= _HASHED_BYTES else "load")
     sampler = TorchSampler(
-        make_policy(config),
+        policy,
         task.completion_length,
         config.seed,
         config.rollout.device,
         token_level=token_level,
         greedy=make_objective(config).needs_greedy,
+        verify_blocks=verify == "block",
     )
     return RolloutWorker(task, sampler, config.rollout.group_size, config.seed, token_level=token_level)
 
@@ -74,7 +86,9 @@ def make_learner(config: RunConfig) -> Learner:
     """The learner at step 0. Raises UsageError where its device is not here."""
     _require_device("learner", config.learner.device)
     oracle = partial(_answers, make_task(config)) if config.log.oracle else None
-    return Learner(make_policy(config), make_objective(config), config.learner, config.steps, oracle)
+    remember = config.stream.max_staleness + 2  # those that may still arrive, and one more
+    policy, objective = make_policy(config), make_objective(config)
+    return Learner(policy, objective, config.learner, config.steps, oracle, remember=remember)
 
 
 def _answers(task: Task, record: ScoredGroups) -> NDArray[np.int32]:
@@ -83,13 +97,18 @@ def _answers(task: Task, record: ScoredGroups) -> NDArray[np.int32]:
     return task.answers(prompts).copy()
 
 
-def make_stream(config: RunConfig, first_step: int = 0) -> GroupStream:
-    """The stream between them, whose next blocks are those of `first_step`."""
+def make_stream(config: RunConfig, history: History | None = None, journal: Journal | None = None) -> GroupStream:
+    """The stream between them. `history`: what went before; `journal`: where it says what happens."""
     return GroupStream(
         blocks_per_step=blocks_per_step(config),
         block_size=block_size(config),
-        first_step=first_step,
         steps=config.steps,
+        max_staleness=config.stream.max_staleness,
+        publish_every=config.learner.publish_every,
+        drop_older_than=config.stream.drop_older_than,
+        attempts=config.faults.attempts,
+        journal=journal,
+        history=history,
     )
 
 

@@ -2,14 +2,18 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any, Literal, TextIO
+
+import numpy as np
 
 from tpo_dist.errors import UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints
 from tpo_dist.metrics import Histogram, values
+from tpo_dist.programs.folder import write_whole
 from tpo_dist.programs.plot import plot_learning_curve
-from tpo_dist.programs.run import Run, StepReport, write_config, write_whole
+from tpo_dist.programs.run import Run, StepReport, write_config
 
 Status = Literal["running", "completed", "interrupted", "failed"]
 LAST_STEPS = 20
@@ -26,40 +30,59 @@ class Recorder:
         """Raises UsageError where the metrics of a resumed run are damaged."""
         self._run = run
         self._path = run.folder / "metrics.jsonl"
-        self.rows = _rows_until(self._path, run.first_step)
         self._file: TextIO | None = None
+        rows = self.rows
+        self._last = rows[-1]["step"] if rows else 0
         self._board: _Board | None = None
-        if run.checkpoint is None:
+        if not run.resumed:
             self._begin()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Every step that counts, from the file: a long run's are not held in memory."""
+        return _rows_until(self._path, sys.maxsize if self._file is not None else self._run.first_step)
 
     def _begin(self) -> TextIO:
         """From here on the folder is that of this process: what lies after the checkpoint is cut off."""
         write_config(self._run.folder, self._run.config)
         write_whole(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = _Board(self._run) if self._run.config.log.tensorboard else None
+        self._board = _Board(self._run, self._run.first_step) if self._run.config.log.tensorboard else None
         self.write_summary("running")
         return self._file
 
     def record(self, report: StepReport) -> dict[str, Any]:
         """Write one step to every sink; the row that was written."""
         file = self._file or self._begin()
-        numbers = {name: number for name, number in values(report.metrics).items() if math.isfinite(number)}
-        row = {"step": report.step, **numbers, "step_seconds": report.seconds}
-        self.rows.append(row)
+        if report.step <= self._last:
+            file = self._go_back(report.step - 1)
+        row = as_row(report)
+        self._last = report.step
         file.write(json.dumps(row) + "\n")
         file.flush()
         if self._board is not None:
             self._board.write(report)
         return row
 
+    def _go_back(self, step: int) -> TextIO:
+        """The learner has begun again at a checkpoint: what came after it did not happen."""
+        assert self._file is not None
+        self._file.close()
+        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in _rows_until(self._path, step)))
+        self._file = self._path.open("a", encoding="utf-8")
+        if self._board is not None:
+            self._board.close()
+            self._board = _Board(self._run, step)
+        return self._file
+
     def finish(self, status: Status, reason: str | None = None) -> dict[str, Any]:
         """Close the sinks, draw the curve and write the summary; the summary."""
         self.close()
         if self._file is None:
             return self._summary(status, reason)
-        if self._run.config.log.plot and self.rows:
-            plot_learning_curve(self.rows, self._run.config.name, self._run.folder / "learning_curve.png")
+        rows = self.rows
+        if self._run.config.log.plot and rows:
+            plot_learning_curve(rows, self._run.config.name, self._run.folder / "learning_curve.png")
         return self.write_summary(status, reason)
 
     def close(self) -> None:
@@ -77,38 +100,52 @@ class Recorder:
         write_whole(self._run.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary
 
+    @property
+    def step(self) -> int:
+        """Steps done: those recorded, or more where the learner died between its checkpoint and its report."""
+        saved = list_checkpoints(self._run.checkpointer.folder)
+        return max(self._last, int(saved[-1].name.rpartition("-")[2]) if saved else 0)
+
     def _summary(self, status: Status, reason: str | None) -> dict[str, Any]:
-        last = self.rows[-LAST_STEPS:]
+        rows = self.rows
+        last = rows[-LAST_STEPS:]
         checkpoints = list_checkpoints(self._run.checkpointer.folder)
-        seconds = sum(row["step_seconds"] for row in self.rows)
+        seconds = sum(row["step_seconds"] for row in rows)
         return {
             "run": str(self._run.folder),
             "status": status,
             "reason": reason,
-            "step": self.rows[-1]["step"] if self.rows else 0,
+            "step": self.step,
             "steps": self._run.config.steps,
             "error": _mean(last, "error"),
             "reward": _mean(last, "reward"),
             "seconds": round(seconds, 3),
-            "steps_per_second": round(len(self.rows) / seconds, 3) if seconds else None,
+            "steps_per_second": round(len(rows) / seconds, 3) if seconds else None,
             "checkpoint": str(checkpoints[-1]) if checkpoints else None,
             "resumed_from_step": self._run.first_step or None,
         }
 
 
+def as_row(report: StepReport) -> dict[str, Any]:
+    """What is written of a step; a number that is not finite is left out."""
+    numbers = {name: number for name, number in values(report.metrics).items() if math.isfinite(number)}
+    return {"step": report.step, **numbers, "step_seconds": report.seconds}
+
+
 class _Board:
     """TensorBoard events."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, step: int) -> None:
+        """`step`: the last that counts; later ones of an earlier process are hidden."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and not everyone wants it
 
-        self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.first_step + 1)
+        self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, report: StepReport) -> None:
         for name, metric in report.metrics.items():
             self._writer.add_scalar(name, metric.value, report.step)
             if isinstance(metric, Histogram) and metric.observations:
-                self._writer.add_histogram(name, metric.observations, report.step)
+                self._writer.add_histogram(f"{name}/histogram", np.array(metric.observations), report.step)
         self._writer.add_scalar("step_seconds", report.seconds, report.step)
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """A run on disk: `runs/NAME-TIMESTAMP/` with its configuration, metrics, checkpoints, plots and summary."""
 
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from tpo_dist.config import RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.learner.checkpoint import Checkpointer, list_checkpoints, read_state
 from tpo_dist.metrics import Metrics
+from tpo_dist.programs.folder import find_run, write_whole
 from tpo_dist.programs.job import configure
 
 
@@ -26,6 +26,8 @@ class StepReport:
     seconds: float
     checkpoint: str | None
     """Folder of the checkpoint written after it, if any."""
+    checkpoint_problem: str | None = None
+    """Why none was written where one was due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,13 @@ class Run:
     config: RunConfig
     folder: Path
     checkpoint: Path | None = None
-    """Where to go on from; None starts afresh."""
+    """Where to go on from; None starts at step 0."""
     first_step: int = 0
     """Steps done before it."""
     changes: tuple[str, ...] = ()
     """Where it goes on with another configuration: `key old -> new` for each key that differs."""
+    resumed: bool = False
+    """Whether its folder is that of an earlier process."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set it to end after the current step, with a checkpoint."""
 
@@ -79,32 +83,32 @@ _ANOTHER_RUN = {
 def resume_run(name: str, overrides: Sequence[str], runs_dir: str) -> Run:
     """The run of that folder or folder name, from its newest checkpoint; nothing on disk changes.
 
-    Raises UsageError where there is no such run, it has no checkpoint, the newest one is damaged, the overrides make
-    it another run, or it is at its end.
+    One that died before its first checkpoint begins at step 0. Raises UsageError where there is no such run, its
+    checkpoints are gone, the newest one is damaged, the overrides make it another run, or it is at its end.
     """
-    folder = find_run(name, runs_dir)
+    folder = find_run(name, runs_dir, "--resume")
     settings = _settings(folder / "config.json")
     before, config = configure(settings), configure(settings, overrides)
     changes = tuple(_changes(before, config))
     checkpoints = list_checkpoints(folder / "checkpoints")
     if not checkpoints:
-        raise UsageError(f"--resume {name}", "this run has no checkpoint to go on from", "start its job again")
+        _refuse_lost_checkpoints(name, folder, before)
+        return Run(config, folder, None, 0, changes, resumed=True)
     step = int(read_state(checkpoints[-1])["step"])
     if step >= config.steps:
         at_end = step == config.steps
         reason = f"this run has finished its {step} steps" if at_end else f"this run is at step {step} already"
         raise UsageError(f"--resume {name}", reason, f"raise the number to go on, such as steps={2 * step}")
-    return Run(config, folder, checkpoints[-1], step, changes)
+    return Run(config, folder, checkpoints[-1], step, changes, resumed=True)
 
 
-def find_run(name: str, runs_dir: str) -> Path:
-    """The folder of the run of that name, or in that folder. Raises UsageError where there is none."""
-    for folder in (Path(name), Path(runs_dir) / name):
-        if (folder / "config.json").is_file():
-            return folder.resolve()
-    known = sorted(path.parent.name for path in Path(runs_dir).glob("*/config.json"))
-    fix = f"the newest here is {known[-1]}" if known else f"there are no runs in {runs_dir}"
-    raise UsageError(f"--resume {name}", "there is no such run", fix)
+def _refuse_lost_checkpoints(name: str, folder: Path, config: RunConfig) -> None:
+    """A run that died before its first checkpoint begins again; one that has trained further had one. UsageError."""
+    path = folder / "metrics.jsonl"
+    steps = path.read_bytes().count(b"\n") if path.exists() else 0
+    if steps >= min(config.checkpoint.every_steps, config.steps):
+        reason = f"this run has no checkpoint to go on from, though it has trained {steps} steps"
+        raise UsageError(f"--resume {name}", reason, "put its checkpoints back, or start its job again")
 
 
 def _claim(parent: Path, name: str) -> Path:
@@ -156,10 +160,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def write_config(folder: Path, config: RunConfig) -> None:
     """`config.json`."""
     write_whole(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one piece: whoever reads it sees the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

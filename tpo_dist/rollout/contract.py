@@ -37,7 +37,7 @@ class Sampler(Protocol):
 
     @property
     def digest(self) -> str:
-        """The checksum of the weights as they are in the sampler's memory."""
+        """The checksum of the weights in the sampler's memory, taken at loading or, where asked for, at every block."""
         ...
 
     def load(self, snapshot: Snapshot) -> None:

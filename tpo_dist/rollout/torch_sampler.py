@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tpo_dist.policies.contract import GREEDY, Policy
-from tpo_dist.policies.weights import export_weights, import_weights
+from tpo_dist.policies.weights import import_weights, view_weights
 from tpo_dist.randomness import draw_uniforms
 from tpo_dist.records import Prompts, Snapshot, StopReason, pad, weights_digest
 from tpo_dist.rollout.contract import Candidates, WrongWeights
@@ -22,10 +22,12 @@ class TorchSampler:
         *,
         token_level: bool = False,
         greedy: bool = False,
+        verify_blocks: bool = False,
     ) -> None:
         """`completion_length`: tokens of every candidate. `seed`: of the run. `token_level`: the K tokens at a position
-        all continue the first candidate. `greedy`: complete each prompt greedily as well."""
-        self._token_level, self._greedy = token_level, greedy
+        all continue the first candidate. `greedy`: complete each prompt greedily as well. `verify_blocks`: take the
+        checksum anew after every block, so that weights which changed in memory after loading show in its digest."""
+        self._token_level, self._greedy, self._verify_blocks = token_level, greedy, verify_blocks
         self._device = torch.device(device)
         self._policy = policy.to(self._device).eval()
         self._length, self._seed = completion_length, seed
@@ -39,13 +41,13 @@ class TorchSampler:
 
     @property
     def digest(self) -> str:
-        """The checksum of the weights, taken from the policy itself after loading."""
+        """The checksum of the weights, taken from the policy itself after loading, or after the last block."""
         return self._digest
 
     def load(self, snapshot: Snapshot) -> None:
         """Copy the weights in and check what arrived. Raises WrongWeights where the digest differs."""
         import_weights(self._policy, snapshot.arrays)
-        self._digest = weights_digest(export_weights(self._policy))
+        self._digest = weights_digest(view_weights(self._policy))
         if self._digest != snapshot.digest:
             raise WrongWeights(
                 f"snapshot {snapshot.version} was published with digest {snapshot.digest}, "
@@ -67,6 +69,8 @@ class TorchSampler:
             torch.from_numpy(uniforms).to(self._device),
             follow_first=self._token_level,
         )
+        if self._verify_blocks:  # afterwards: what changed while sampling counts too
+            self._digest = weights_digest(view_weights(self._policy))
         drawn = tokens.cpu().numpy().astype(np.int32)
         return Candidates(
             tokens_GKT=drawn[:, :group_size],

@@ -1,13 +1,36 @@
 """The rollout worker: a block of prompt draws in, whole scored groups out."""
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo_dist.records import Prompts, ScoredGroups, Snapshot, flatten
-from tpo_dist.rollout.contract import Sampler
-from tpo_dist.tasks import Scores, Task, TokenScoring
+from tpo_dist.blocks import BlockSummary, Failure
+from tpo_dist.quarantine import GroupFailure
+from tpo_dist.records import Prompts, ScoredGroups, Snapshot, flatten, pad
+from tpo_dist.rollout.contract import Candidates, Sampler
+from tpo_dist.rollout.scoring import BlockScorer, BlockScores
+from tpo_dist.tasks import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rolled:
+    """What became of a block of draws: each is in a group or in a failure."""
+
+    groups: ScoredGroups | None
+    """Those that were scored, in the order of their draws; None where every one failed."""
+    failures: tuple[GroupFailure, ...] = ()
+    """Those that could not be scored, in the order of their draws."""
+
+    def whole(self) -> ScoredGroups:
+        """The groups of all draws. Raises RuntimeError, with the first cause, where one failed."""
+        if self.failures:
+            first = self.failures[0]
+            reason = f"{first.cause}\n{first.detail}"
+            raise RuntimeError(f"{len(self.failures)} groups failed, first that of draw {first.draw}: {reason}")
+        assert self.groups is not None, "a block without groups has failures"
+        return self.groups
 
 
 class RolloutWorker:
@@ -18,6 +41,7 @@ class RolloutWorker:
         along one trajectory."""
         self._token_level = token_level
         self._task, self._sampler = task, sampler
+        self._scorer = BlockScorer(task, token_level=token_level)
         self._group_size, self._seed = group_size, seed
 
     @property
@@ -29,42 +53,75 @@ class RolloutWorker:
         """Take over these weights. Raises WrongWeights where they are not what the snapshot says."""
         self._sampler.load(snapshot)
 
-    def roll(self, draw_ids: NDArray[np.int64]) -> ScoredGroups:
-        """The groups of these draws: the same whichever worker rolls them. Raises where the scorer fails."""
+    def roll(self, draw_ids: NDArray[np.int64]) -> Rolled:
+        """The groups of these draws: the same whichever worker rolls them.
+
+        A scorer that raises, or returns what is no finite score, fails the group that it does so for. Raises where
+        sampling fails, and UsageError where the scorer raises that.
+        """
         started = time.perf_counter()
         prompts = self._task.prompts(self._seed, draw_ids)
         candidates = self._sampler.sample(prompts, self._group_size)
         sampled = time.perf_counter()
-        scores = self._score(prompts, candidates.tokens_GKT, candidates.lengths_GK)
-        greedy_scores = None
-        if candidates.greedy_GT is not None:
-            greedy = candidates.greedy_GT[:, None]
-            greedy_scores = self._task.score(prompts, greedy, candidates.lengths_GK[:, :1]).scores_GK[:, 0]
-        scored = time.perf_counter()
-        count, lengths = len(draw_ids), candidates.lengths_GK
+        scores = self._scorer.score(prompts, candidates)
+        seconds = {"sample_seconds": sampled - started, "score_seconds": time.perf_counter() - sampled}
+        failures = self._failures(prompts, candidates, scores)
+        if len(failures) == len(draw_ids):
+            return Rolled(groups=None, failures=failures)
+        return Rolled(groups=self._record(prompts, candidates, scores, seconds), failures=failures)
+
+    def _record(
+        self, prompts: Prompts, candidates: Candidates, scores: BlockScores, seconds: dict[str, float]
+    ) -> ScoredGroups:
+        """The groups that have scores; they share the seconds that all took."""
+        kept = scores.rows_F if scores.defects else slice(None)  # a slice copies nothing
+        lengths, prompt_lengths, count = candidates.lengths_GK[kept], prompts.lengths[kept], len(scores.rows_F)
+        prompt_tokens = prompts.tokens
+        if scores.defects:
+            prompt_tokens = flatten(pad(prompts.tokens, prompts.lengths)[kept], prompt_lengths)
         assert self._sampler.version is not None
         return ScoredGroups(
-            group_ids=draw_ids,
-            prompt_tokens=prompts.tokens,
-            prompt_lengths=prompts.lengths,
-            tokens=flatten(candidates.tokens_GKT, lengths),
+            group_ids=prompts.ids[kept],
+            prompt_tokens=prompt_tokens,
+            prompt_lengths=prompt_lengths,
+            tokens=flatten(candidates.tokens_GKT[kept], lengths),
             lengths=lengths,
-            behavior_logprobs=flatten(candidates.logps_GKT, lengths),
-            scores=scores.scores_GK,
+            behavior_logprobs=flatten(candidates.logps_GKT[kept], lengths),
+            scores=scores.scores_FK,
             snapshot_versions=np.full(count, self._sampler.version, dtype=np.int64),
             snapshot_digests=np.full(count, self._sampler.digest.encode(), dtype="S32"),
-            stop_reasons=candidates.stop_reasons_GK,
-            token_rewards=flatten(scores.token_rewards_GKT, lengths),
-            greedy_scores=greedy_scores,
+            stop_reasons=candidates.stop_reasons_GK[kept],
+            token_rewards=flatten(scores.token_rewards_FKT, lengths),
+            greedy_scores=scores.greedy_F,
             token_level=self._token_level,
-            info={
-                "sample_seconds": np.full(count, (sampled - started) / count),
-                "score_seconds": np.full(count, (scored - sampled) / count),
-            },
+            info={name: np.full(count, total / count) for name, total in seconds.items()},
         )
 
-    def _score(self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]) -> Scores:
-        if not self._token_level:
-            return self._task.score(prompts, tokens_GKT, lengths_GK)
-        assert isinstance(self._task, TokenScoring), "programs/resolve.py refuses other tasks"
-        return self._task.score_alternatives(prompts, tokens_GKT, lengths_GK)
+    def _failures(self, prompts: Prompts, candidates: Candidates, scores: BlockScores) -> tuple[GroupFailure, ...]:
+        ends = np.cumsum(prompts.lengths, dtype=np.int64)
+        found = []
+        for row, defect in sorted(scores.defects.items()):
+            rows = zip(candidates.tokens_GKT[row], candidates.lengths_GK[row], strict=True)
+            record = {
+                "prompt": prompts.tokens[ends[row] - prompts.lengths[row] : ends[row]].tolist(),
+                "candidates": [tokens[:length].tolist() for tokens, length in rows],
+                "greedy": None if candidates.greedy_GT is None else candidates.greedy_GT[row].tolist(),
+                "snapshot_version": self._sampler.version,
+                "snapshot_digest": self._sampler.digest,
+            }
+            draw = int(prompts.ids[row])
+            found.append(GroupFailure(draw=draw, cause=defect.cause, detail=defect.detail, record=record))
+        return tuple(found)
+
+
+def summarise(rolled: Rolled, wait_seconds: float = 0.0, roll_seconds: float = 0.0) -> BlockSummary:
+    """What the stream is told of a block."""
+    groups = rolled.groups
+    return BlockSummary(
+        groups=0 if groups is None else len(groups),
+        failures=tuple(Failure(draw=each.draw, cause=each.cause, detail=each.detail) for each in rolled.failures),
+        prompt_length=0.0 if groups is None else float(groups.prompt_lengths.mean()),
+        reward=0.0 if groups is None else float(groups.scores.mean()),
+        wait_seconds=wait_seconds,
+        roll_seconds=roll_seconds,
+    )

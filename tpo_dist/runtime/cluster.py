@@ -62,6 +62,7 @@ def _start(config: ClusterConfig) -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     memory = None if config.object_store_mb is None else config.object_store_mb * 1024**2
     ray.init(
+        address="local",  # else Ray would join a cluster that somebody else has started on this machine
         num_cpus=config.num_cpus,
         object_store_memory=memory,
         include_dashboard=False,

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from tpo_dist.errors import RunFailed
-from tpo_dist.runtime.follow import reason
+from tpo_dist.runtime.answers import reason
 
 T = TypeVar("T")
 R = TypeVar("R")

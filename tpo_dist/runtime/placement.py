@@ -1,15 +1,16 @@
-"""Reserving what the actors need before they start, or saying what is missing."""
+"""Whether the cluster has room for what a run needs, and where its actors go."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tpo_dist.errors import UsageError
+
+Strategy = Literal["PACK", "SPREAD"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,38 +25,33 @@ class Need:
         """In Ray's words, without zeros."""
         return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
 
+    def options(self, threads: int, strategy: Strategy) -> dict[str, Any]:
+        """Options of an actor with this need; its native libraries get that many threads.
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Reserved room for each actor."""
-
-    group: PlacementGroup | None
-    needs: tuple[Need, ...]
-
-    def options(self, index: int, threads: int) -> dict[str, Any]:
-        """Options for the actor that takes place `index`; its native libraries get that many threads."""
-        need = self.needs[index]
+        Each actor is placed by itself, so that it can come and go while the run goes on, and can be replaced on
+        another node; one that finds no room waits for it, which is what Ray's autoscaler goes by.
+        """
         count = str(threads)
-        options: dict[str, Any] = {
-            "num_cpus": need.cpus,
-            "num_gpus": need.gpus,
+        return {
+            "num_cpus": self.cpus,
+            "num_gpus": self.gpus,
+            "scheduling_strategy": "SPREAD" if strategy == "SPREAD" else "DEFAULT",
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}},
         }
-        if self.group is not None and need.bundle:
-            bundle = [n.bundle for n in self.needs[: index + 1] if n.bundle]
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group, len(bundle) - 1)
-        return options
 
 
-@contextmanager
-def reserve(needs: list[Need], strategy: str, seconds: float, *, can_grow: bool) -> Iterator[Places]:
-    """Room for all of them at once, given back at the end.
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """For an actor that reads and writes the run's folder beside the driver."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
-    Raises UsageError where the cluster lacks it: at once where it cannot grow, else after `seconds`.
+
+def check_room(needs: list[Need], strategy: Strategy, seconds: float, *, can_grow: bool) -> None:
+    """Return when the cluster has room for all of them at once.
+
+    Raises UsageError where it lacks that: at once where it cannot grow, else after `seconds`.
     """
     bundles = [need.bundle for need in needs if need.bundle]
     if not bundles:
-        yield Places(None, tuple(needs))
         return
     if not can_grow:
         _refuse_impossible(bundles, ray.cluster_resources())  # type: ignore[no-untyped-call]
@@ -64,7 +60,6 @@ def reserve(needs: list[Need], strategy: str, seconds: float, *, can_grow: bool)
         if not group.wait(seconds):
             free = ray.available_resources()  # type: ignore[no-untyped-call]
             raise _missing(bundles, free, f"after {seconds:g} s the cluster still has only")
-        yield Places(group, tuple(needs))
     finally:
         remove_placement_group(group)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tpo_dist import __version__
-from tpo_dist.programs.run import write_whole
+from tpo_dist.programs.folder import write_whole
 from tpo_dist.studies.definition import REHEARSAL_BELOW, Study
 from tpo_dist.studies.figures import draw
 from tpo_dist.studies.runs import RunFile, commit

@@ -22,7 +22,8 @@ _QUIET = {
     "rollout.workers": 1,
     "stream.max_staleness": 0,  # the paper's experiments are synchronous
 }
-_TIMES = ("sample_seconds", "score_seconds", "train_seconds", "learning_rate", "completion_length", "staleness")
+_TIMES = ("sample_seconds", "score_seconds", "train_seconds", "learning_rate", "completion_length")
+_CONSTANT = ("staleness", "staleness_max", "reward_lag_0", "ratio_ess", "groups_trained")  # in synchronous training
 
 
 def training_config(options: Mapping[str, Any], steps: int, seed: int = 0) -> RunConfig:
@@ -54,7 +55,7 @@ def train_curves(
             for done in local.train(Run(config, Path(folder))):
                 rows.append(values(done.metrics))
                 report(index * steps + done.step)
-        names = [name for name in rows[0] if name not in _TIMES]
+        names = [name for name in rows[0] if name not in _TIMES + _CONSTANT]
         curve = {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
         curves.append({"step": np.arange(1.0, len(rows) + 1), **curve})
     return curves

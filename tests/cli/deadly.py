@@ -1,0 +1,63 @@
+"""The command line in a forked process, which may be told to kill itself at a certain point.
+
+Processes are forked from one that has imported everything, so that starting one takes no seconds.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from itertools import count
+from pathlib import Path
+
+from tpo_dist.learner import checkpoint
+from tpo_dist.learner.learner import Learner
+from tpo_dist.ledger import Ledger
+
+PLACES = {
+    "tensors": (checkpoint, "_save"),  # twice for each checkpoint
+    "state": (checkpoint, "_fingerprint"),  # twice
+    "flush": (checkpoint, "_flush"),  # five times
+    "rename": (Path, "rename"),  # once; nothing else renames
+    "drop": (checkpoint, "list_checkpoints"),  # once
+    "ledger": (Ledger, "write"),
+    "update": (Learner, "update"),
+}
+
+
+def run(arguments, log, point=None):
+    """`tpo-dist` with these arguments: its exit code, negative where it was killed by that signal."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.cli.deadly", "tpo_dist.programs.local", "tpo_dist.cli.execute"])
+    process = context.Process(target=_run, args=([str(argument) for argument in arguments], str(log), point))
+    process.start()
+    return process
+
+
+def _run(arguments, log, point):
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if point is not None:
+        _arm(*point)
+    from tpo_dist.cli.main import main
+
+    sys.argv = ["tpo-dist", *arguments]
+    main()
+
+
+def _arm(place, number, when):
+    """The process dies at that call of it, before or after."""
+    owner, name = PLACES[place]
+    original, calls = getattr(owner, name), count(1)
+
+    def deadly(*arguments, **options):
+        due = next(calls) == number
+        if due and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*arguments, **options)
+        if due:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, deadly)

@@ -1,0 +1,101 @@
+"""Rollout workers with something wrong; in a module of their own, so that Ray can import them."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from tpo_dist.programs.parts import make_worker
+
+
+class Wrapped:
+    """A worker that does what the wrapped one does."""
+
+    def __init__(self, config, folder, name):
+        self.worker, self.folder, self.name = make_worker(config), Path(folder), name
+
+    @property
+    def version(self):
+        return self.worker.version
+
+    def load(self, snapshot):
+        self.worker.load(snapshot)
+
+    def roll(self, draw_ids):
+        return self.worker.roll(draw_ids)
+
+    def once(self, what):
+        """True for the first process that asks."""
+        try:
+            (self.folder / what).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+class Corrupted(Wrapped):
+    """Its weights change in memory after some blocks, as those of a machine with bad memory do."""
+
+    rolled = 0
+
+    def roll(self, draw_ids):
+        self.rolled += 1
+        if self.rolled == 5 and self.once("corrupted"):
+            with torch.no_grad():
+                next(self.worker._sampler._policy.parameters()).add_(0.1)
+        return super().roll(draw_ids)
+
+
+class DyingAtLoad(Wrapped):
+    """Dies while it loads its third snapshot."""
+
+    loads = 0
+
+    def load(self, snapshot):
+        self.loads += 1
+        if self.loads == 3 and self.once("died while loading"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().load(snapshot)
+
+
+class DyingIdle(Wrapped):
+    """Dies by itself between two blocks, while it waits."""
+
+    rolled = 0
+
+    def roll(self, draw_ids):
+        self.rolled += 1
+        if self.rolled == 4 and self.once("died idle"):
+            child = os.fork()
+            if child == 0:
+                time.sleep(0.05)
+                os.kill(os.getppid(), signal.SIGKILL)
+                os._exit(0)
+        return super().roll(draw_ids)
+
+
+class Slow(Wrapped):
+    """Takes its time, and less than it may."""
+
+    def roll(self, draw_ids):
+        if self.name.startswith("rollout-0"):
+            time.sleep(0.3)
+        return super().roll(draw_ids)
+
+
+class Unable(Wrapped):
+    """Cannot work at all."""
+
+    def roll(self, draw_ids):
+        os._exit(1)
+
+
+class OutOfMemory(Wrapped):
+    """Ends as a process does that the kernel kills for its memory."""
+
+    def roll(self, draw_ids):
+        if self.once("out of memory"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().roll(draw_ids)

@@ -1,0 +1,233 @@
+"""What a run on real Ray survives: in synchronous mode with the weights of a run without faults, bit for bit."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from functools import partial
+
+import pytest
+
+from tests.processes import wait_for
+from tests.programs.test_local import assert_equal_runs
+from tests.runtime import broken
+from tests.runtime.test_distributed import local_run  # noqa: F401
+from tpo_dist.audit import audit
+from tpo_dist.errors import RunFailed
+from tpo_dist.learner.checkpoint import list_checkpoints, read_state
+from tpo_dist.programs import distributed
+from tpo_dist.programs.control import read_faults, read_status
+from tpo_dist.programs.distributed import launch
+from tpo_dist.programs.folder import LEDGER
+from tpo_dist.programs.run import create_run
+from tpo_dist.runtime.placement import Need
+from tpo_dist.runtime.rollout_actor import RolloutActor
+from tpo_dist.runtime.stream_actor import StreamShell
+from tpo_dist.runtime.transfer import StreamLine
+from tpo_dist.stream import GroupStream
+from tpo_dist.waiting import DeadlineExceeded
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+FAULTS = ("worker", "all workers", "stream", "learner")
+RESTLESS = ("rollout.workers=2", "checkpoint.every_steps=5", "deadlines.block_seconds=8", "rollout.cpus=0.5")
+
+
+def strike(system, what):
+    """Break something of a run; the places where that shows."""
+    supervisor = system.supervisor
+    members = list(supervisor.fleet.members.values())
+    if what == "stream":
+        os.kill(supervisor.stream_where().pid, signal.SIGKILL)
+        return ["stream"]
+    if what == "learner":
+        os.kill(supervisor.learner.where.pid, signal.SIGKILL)
+        return ["learner"]
+    how = signal.SIGSTOP if what == "hanging worker" else signal.SIGKILL
+    chosen = [m for m in members if m.where][: None if what == "all workers" else 1]
+    for member in chosen:
+        os.kill(member.where.pid, how)
+    return [f"rollout-{member.slot}" for member in chosen]
+
+
+def train(run, strikes):
+    """Train to the end, breaking things after these steps; the steps reported, and the places struck."""
+    left, steps, places = dict(strikes), [], []
+    with launch(run) as system:
+        for report in system.train(run.config.steps):
+            steps.append(report.step)
+            if report.step in left:
+                places += strike(system, left.pop(report.step))
+    assert not left
+    return steps, places
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_synchronous_training_comes_to_the_same_weights_whatever_dies(what, small_config, local_run):  # noqa: F811
+    run = create_run(small_config(*RESTLESS))
+    steps, places = train(run, {8: what})
+    assert steps == ([*range(1, 9), *range(6, 21)] if what == "learner" else list(range(1, 21)))
+    assert_equal_runs(run, local_run[0])
+    account = audit(run.folder / LEDGER)
+    assert account.complete
+    assert account.draws["trained"] == 20 * 24
+    assert len(account.rollbacks) == (what == "learner")
+    faults = read_faults(run.folder)
+    assert {fault.name for fault in faults} <= set(places)
+    if what in ("stream", "learner"):  # a worker's replacement may still be on its way when the others are done
+        assert all(fault.recovered_seconds is not None for fault in faults)
+    assert {fault.what for fault in faults} <= {"hung" if what == "hanging worker" else "died"}
+
+
+def test_asynchronous_training_accounts_for_every_draw_whatever_dies(small_config):
+    run = create_run(small_config(*RESTLESS, "steps=45", "stream.max_staleness=2"))
+    steps, _ = train(run, {6: "worker", 13: "stream", 22: "learner", 30: "hanging worker", 37: "all workers"})
+    assert sorted(set(steps)) == list(range(1, 46))
+    account = audit(run.folder / LEDGER)
+    assert account.complete
+    assert account.draws["trained"] == 45 * 24
+    status = read_status(run.folder)
+    assert status.faults["learner died"] == 1
+    assert status.faults["stream died"] == 1
+
+
+def with_workers(monkeypatch, tmp_path, kind):
+    """Runs get workers of this kind."""
+    tmp_path.joinpath("marks").mkdir(exist_ok=True)
+
+    def make(config, name):
+        options = Need(config.rollout.cpus, 0).options(1, "PACK")
+        worker = partial(kind, config, str(tmp_path / "marks"), name)
+        return RolloutActor.options(**options).remote(name, 1, worker)
+
+    monkeypatch.setattr(distributed, "_make_worker", make)
+
+
+@pytest.mark.parametrize("kind", [broken.DyingAtLoad, broken.DyingIdle, broken.OutOfMemory, broken.Corrupted])
+def test_a_worker_that_fails_by_itself_is_replaced(kind, small_config, local_run, monkeypatch, tmp_path):  # noqa: F811
+    with_workers(monkeypatch, tmp_path, kind)
+    run = create_run(small_config(*RESTLESS, "rollout.verify_weights=block"))
+    train(run, {})
+    assert_equal_runs(run, local_run[0])
+    assert audit(run.folder / LEDGER).complete
+    (fault,) = read_faults(run.folder)
+    assert fault.role == "rollout"
+    if kind is broken.Corrupted:
+        assert fault.what == "refused"
+        assert "digest" in fault.reason
+
+
+def test_a_slow_worker_is_left_alone(small_config, local_run, monkeypatch, tmp_path):  # noqa: F811
+    with_workers(monkeypatch, tmp_path, broken.Slow)
+    run = create_run(small_config(*RESTLESS))
+    train(run, {})
+    assert_equal_runs(run, local_run[0])
+    assert read_faults(run.folder) == []
+
+
+def test_workers_that_always_die_end_the_run_when_the_budget_is_used_up(small_config, monkeypatch, tmp_path):
+    with_workers(monkeypatch, tmp_path, broken.Unable)
+    limits = ("faults.worker_restarts=2", "faults.backoff_seconds=0.1", "faults.attempts=100")
+    run = create_run(small_config("rollout.workers=1", *limits))
+    with pytest.raises(RunFailed, match=r"rollout-0.3 failed: its process died.*2 restarts in 600 s are allowed"):
+        train(run, {})
+
+
+JUDGED = ("task.name=judged_reversal", "task.length=4", "task.seconds=0.0")
+
+
+def test_a_scorer_that_hangs_costs_its_block_after_some_attempts_and_no_other(small_config):
+    options = ("task.hang_every=200", "deadlines.block_seconds=1.5", "faults.attempts=2", "faults.backoff_seconds=0.1")
+    run = create_run(small_config(*JUDGED, "steps=12", "rollout.workers=2", *options))
+    train(run, {})
+    account = audit(run.folder / LEDGER)
+    assert account.complete
+    assert account.failures == {"worker lost": 4}
+    assert account.draws["trained"] == 12 * 24
+    assert account.draws["failed"] == 4  # the block of draw 199
+
+
+def test_a_poisoned_group_is_kept_with_its_cause_and_counted(small_config):
+    run = create_run(small_config(*JUDGED, "steps=6", "rollout.workers=2", "task.fail_every=50"))
+    train(run, {})
+    account = audit(run.folder / LEDGER)
+    assert account.complete
+    assert account.failures == {"scorer raised ConnectionError": 2}
+    kept = [json.loads(path.read_text()) for path in sorted((run.folder / "quarantine").glob("draw-*.json"))]
+    assert [each["draw"] for each in kept] == [49, 99]
+    assert kept[0]["cause"] == "scorer raised ConnectionError"
+
+
+def test_a_scorer_that_always_fails_ends_the_run(small_config):
+    run = create_run(small_config(*JUDGED, "rollout.workers=2", "task.fail_every=1"))
+    with pytest.raises(RunFailed, match=r"100% of the latest groups failed.*scorer raised ConnectionError"):
+        train(run, {})
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(small_config, local_run):  # noqa: F811
+    run = create_run(small_config("checkpoint.every_steps=5", "checkpoint.keep=1", "rollout.workers=2"))
+    disk = run.folder / "checkpoints"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("mounting a file system takes root and the permission to mount")
+    try:
+        problems = []
+        with launch(run) as system:
+            for report in system.train(20):
+                if report.checkpoint_problem is not None:
+                    problems.append(report.step)
+                if report.step == 12:
+                    assert [int(read_state(path)["step"]) for path in list_checkpoints(disk)] == [5]
+                    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        assert problems == [10]
+        assert_equal_runs(run, local_run[0])
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_more_groups_than_the_object_store_holds_are_spilled(tmp_path):
+    """Forty blocks of 20 MB may be under way, and the store of the tests' cluster holds 256 MB."""
+    line = StreamLine(tmp_path / "run", 20 * 2**20, 1, 20, 3, 2)
+    try:
+        line.stand(60.0)
+        assert len(list(line.turn(3))) == 3
+    finally:
+        line.close()
+
+
+def test_a_wait_for_a_snapshot_says_who_owes_it(tmp_path):
+    async def scenario():
+        shell = StreamShell(lambda: GroupStream(blocks_per_step=1, block_size=1, steps=1), tmp_path)
+        with pytest.raises(DeadlineExceeded, match="waited 0.05 s for a snapshot, which the learner owes"):
+            await shell.newest(0.05)
+
+    asyncio.run(scenario())
+
+
+def test_the_fleet_follows_wishes_and_a_wish_beyond_use_is_refused(small_config):
+    from tpo_dist.programs.control import request_rollouts
+
+    run = create_run(small_config(*JUDGED[:2], "task.seconds=0.05", "steps=100000", "stream.max_staleness=1"))
+    with launch(run) as system:
+        fleet, reports = system.supervisor.fleet, system.train(100000)
+
+        def until(condition, what):
+            wait_for(lambda: next(reports) and condition(), what)
+
+        for count in (4, 2, 1):
+            request_rollouts(run.folder, count)
+            until(
+                lambda n=count: len(fleet.members) == n and all(m.state == "working" for m in fleet.members.values()),
+                f"{count} workers",
+            )
+        request_rollouts(run.folder, 13)
+        until(lambda: read_status(run.folder).last_wish_error, "the wish to be refused")
+        assert "at most 12 blocks are under way" in read_status(run.folder).last_wish_error
+        assert len(fleet.members) == 1
+        run.stop.set()
+        list(reports)
+    account = audit(run.folder / LEDGER)
+    assert account.clean
+    assert account.draws["failed"] == 0

@@ -1,0 +1,81 @@
+"""How many groups per second pass from workers to learner, ledger included, and how near that is to Ray's own pace."""
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tpo_dist.config import ClusterConfig
+from tpo_dist.runtime.cluster import cluster
+from tpo_dist.runtime.transfer import RawLine, StreamLine
+
+SMALL, LARGE = 1024, 1024**2
+_SMALL_BLOCKS, _LARGE_GROUPS = 64, 16  # of a step
+_WARM_UP = 3  # steps of each turn that are not counted
+_START_SECONDS = 120.0
+_STORE_MB = 1024
+
+
+def bench_stream(
+    block_sizes: Sequence[int] = (1, 16),
+    workers: int = 2,
+    rounds: int = 5,
+    steps: int = 20,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Groups of 1 KB per second, and the bandwidth of 1 MB groups over that of Ray's put and get of the same blocks.
+
+    Measured for each number of groups in a block; the last one's figures are the result, all are in `by_block_size`.
+    Medians over rounds. All stand all the time; in each round small groups, large ones and plain Ray take turns of
+    that many steps.
+    """
+    by_size: dict[str, Any] = {}
+    with TemporaryDirectory(prefix="tpo-bench-") as folder, cluster(ClusterConfig(object_store_mb=_STORE_MB), 30.0):
+        for size in block_sizes:
+            by_size[str(size)] = _measure(Path(folder, str(size)), size, workers, rounds, steps + _WARM_UP, tell)
+    last = block_sizes[-1]
+    shape = {"block_size": last, "workers": workers, "rounds": rounds, "steps": steps}
+    return {**by_size[str(last)], **shape, "by_block_size": by_size}
+
+
+def _measure(
+    folder: Path, size: int, workers: int, rounds: int, steps: int, tell: Callable[[str], None]
+) -> dict[str, float]:
+    large_blocks = max(workers, _LARGE_GROUPS // size)
+    lines: dict[str, StreamLine | RawLine] = {}
+    paces: dict[str, list[float]] = {}
+    with ExitStack() as ends:
+        lines["small"] = StreamLine(folder / "small", SMALL, size, _SMALL_BLOCKS, rounds * steps, workers)
+        lines["large"] = StreamLine(folder / "large", LARGE, size, large_blocks, rounds * steps, workers)
+        lines["raw"] = RawLine(LARGE, size, large_blocks, workers)
+        for line in lines.values():
+            ends.callback(line.close)
+        for line in lines.values():
+            line.stand(_START_SECONDS)
+        groups = {"small": _SMALL_BLOCKS * size, "large": large_blocks * size, "raw": large_blocks * size}
+        for index in range(rounds):
+            for name, line in lines.items():
+                paces.setdefault(name, []).append(groups[name] * _steps_per_second(line.turn(steps)))
+            small, large, raw = (paces[name][-1] for name in ("small", "large", "raw"))
+            tell(
+                f"blocks of {size}, round {index + 1} of {rounds}: {small:.0f} small groups per second; large ones at "
+                f"{_megabytes(large):.0f} MB/s, plain Ray {_megabytes(raw):.0f} MB/s"
+            )
+    ratios = [mine / other for mine, other in zip(paces["large"], paces["raw"], strict=True)]
+    return {
+        "groups_per_second": statistics.median(paces["small"]),
+        "bandwidth_ratio": statistics.median(ratios),
+        "stream_megabytes_per_second": _megabytes(statistics.median(paces["large"])),
+        "ray_megabytes_per_second": _megabytes(statistics.median(paces["raw"])),
+    }
+
+
+def _megabytes(groups: float) -> float:
+    return groups * LARGE / 1e6
+
+
+def _steps_per_second(clock: Iterator[float]) -> float:
+    times = list(clock)[_WARM_UP - 1 :]
+    return (len(times) - 1) / (times[-1] - times[0])

@@ -1,0 +1,72 @@
+"""Where the user stands while a run goes on: its folder, in which other terminals read and write, and its view."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from tpo_dist.errors import UsageError
+from tpo_dist.programs.control import Fault, FaultLog, forget_wish, read_wish, write_status
+from tpo_dist.programs.run import Run
+
+_log = logging.getLogger(__name__)
+
+
+class FolderDesk:
+    """status.json and faults.jsonl for whoever looks, fleet.json for whoever wishes."""
+
+    def __init__(self, run: Run, most: int) -> None:
+        """`most`: rollout workers that the run can give work to. Call with the run's lock held."""
+        self._run, self._most = run, most
+        self._faults = FaultLog(run.folder)
+        self._heard: str | None = None
+        self._refusal: str | None = None
+        forget_wish(run.folder)
+
+    def stopping(self) -> bool:
+        """Whether an early end is asked for."""
+        return self._run.stop.is_set()
+
+    def wish(self) -> int | Literal["auto"] | None:
+        """A new number of rollout workers, once; None without a new one, or where it cannot be."""
+        try:
+            wish = read_wish(self._run.folder)
+        except UsageError as error:
+            _log.warning("%s", error)
+            return None
+        if wish is None or wish.id == self._heard:
+            return None
+        self._heard, self._refusal = wish.id, None
+        if wish.rollouts != "auto" and wish.rollouts > self._most:
+            self._refusal = (
+                f"at most {self._most} blocks are under way at a time, fewer than {wish.rollouts} workers; a smaller "
+                "rollout.block_size or a larger stream.max_staleness would change that"
+            )
+            return None
+        return wish.rollouts
+
+    def tell(self, picture: Mapping[str, Any]) -> None:
+        """Write status.json; a full disk is no reason to stop training."""
+        config = self._run.config
+        whole = {
+            "run": self._run.folder.name,
+            "steps": config.steps,
+            "max_staleness": config.stream.max_staleness,
+            "wish_id": self._heard,
+            "last_wish_error": self._refusal,
+            **picture,
+        }
+        self._dare(lambda: write_status(self._run.folder, whole))
+
+    def fault(self, record: Mapping[str, Any]) -> None:
+        """Append to faults.jsonl."""
+        self._dare(lambda: self._faults.append(Fault.model_validate(record)))
+
+    def say(self, text: str) -> None:
+        """A line in the log."""
+        _log.warning("%s", text)
+
+    def _dare(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            _log.warning("%s cannot be written: %s", self._run.folder, error.strerror)

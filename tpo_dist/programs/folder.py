@@ -1,0 +1,41 @@
+"""The folder of a run: finding it, and writing files in it whole."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from tpo_dist.errors import UsageError
+
+LEDGER = "ledger.db"
+"""The ledger of a run, in its folder."""
+
+
+def find_run(name: str, runs_dir: str, what: str = "--resume") -> Path:
+    """The folder of the run of that name, or in that folder. Raises UsageError, which begins with `what`, for none."""
+    for folder in (Path(name), Path(runs_dir) / name):
+        if (folder / "config.json").is_file():
+            return folder.resolve()
+    known = runs_in(runs_dir)
+    fix = f"the newest here is {known[-1].name}" if known else f"there are no runs in {runs_dir}"
+    raise UsageError(f"{what} {name}", "there is no such run", fix)
+
+
+def runs_in(runs_dir: str) -> list[Path]:
+    """Folders of the runs there, in the order in which they were last started or resumed."""
+    started = []
+    for config in Path(runs_dir).glob("*/config.json"):
+        with suppress(FileNotFoundError):  # a start that failed takes its folder away again
+            started.append((config.stat().st_mtime, config.parent))
+    return [folder for _, folder in sorted(started)]
+
+
+def short_path(path: Path) -> str:
+    """Relative to the working folder where it lies below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one piece: whoever reads it sees the old text or the new one."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

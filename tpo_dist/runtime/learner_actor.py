@@ -1,0 +1,142 @@
+"""The learner in a process of its own: a thin Ray shell, no logic of its own."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from tpo_dist.blocks import Settled, Taken
+from tpo_dist.learner.checkpoint import Checkpointer, load_checkpoint
+from tpo_dist.learner.learner import Learner
+from tpo_dist.metrics import Mean, Metrics, Sum
+from tpo_dist.records import ScoredGroups, concatenate
+from tpo_dist.runtime.messages import GRACE_SECONDS, Step, Whereabouts, ask, set_up_process, unpack, whereabouts
+
+
+class LearnerShell:
+    """The learner in a process of its own.
+
+    Consumes blocks, produces snapshots and checkpoints; waits for the workers' blocks of each step.
+    """
+
+    def __init__(
+        self, threads: int, make_learner: Callable[[], Learner], checkpointer: Checkpointer, start: Path | None
+    ) -> None:
+        set_up_process(threads)
+        self._make_learner, self._start = make_learner, start
+        self._checkpointer = checkpointer
+        self._advancing: Any = None
+        self._newest: tuple[int, str, list[Any]] | None = None
+
+    def ready(self) -> tuple[Whereabouts, int, Settled]:
+        """Build the learner, at its checkpoint if it has one; where it stands. Raises whatever that raises."""
+        self._learner = self._make_learner()
+        if self._start is not None:
+            load_checkpoint(self._start, self._learner)
+        self._first_version = self._learner.version
+        return whereabouts("learner"), self._learner.version, Settled.from_json(self._learner.settled)
+
+    def train(self, stream: Any, until: int, seconds: float) -> Iterator[Step]:
+        """Train until so many steps are done or the stream is closed, whichever is first; report after each step.
+
+        `seconds` bounds the wait for the groups of a step. The last step is followed by a checkpoint, and so is the
+        closing of the stream, or a wait that fails.
+        """
+        self._advance(stream, None)
+        finished = time.perf_counter()
+        while self._learner.version < until:
+            started = finished  # what lies between two steps belongs to the later one
+            waiting = time.perf_counter()
+            found = self._wait_for_groups(stream, seconds)
+            if found is None:
+                return
+            blocks, settled, seen = found
+            arrived = time.perf_counter()
+            metrics = self.update(blocks)
+            self._learner.settled = settled.to_json()
+            last = self._learner.version == until
+            self._advance(stream, self._learner.version - 1)
+            saved = self._checkpointer.after_step(self._learner, last=last)
+            finished = time.perf_counter()
+            waited, whole = arrived - waiting, finished - started
+            metrics = {**metrics, **seen, "wait_seconds": Sum(waited), "learner_idle_share": Mean(waited / whole)}
+            if last:
+                ask(self._advancing, GRACE_SECONDS, "the stream to note the last step")
+            yield self._learner.version, metrics, whole, saved.path, saved.problem
+
+    def update(self, blocks: list[ScoredGroups]) -> Metrics:
+        """One training step on these groups."""
+        return self._learner.update(concatenate(blocks))
+
+    def _wait_for_groups(self, stream: Any, seconds: float) -> tuple[list[ScoredGroups], Settled, Metrics] | None:
+        """The blocks of the next step; where there are none, a checkpoint of the last one."""
+        try:
+            while True:
+                asked = stream.take.remote(self._learner.version, seconds, *self._snapshot())
+                taken, seen = ask(asked, seconds + GRACE_SECONDS, "the groups of its next step")
+                if taken is None:
+                    break
+                blocks = self._accept(stream, taken, seconds)
+                if blocks is not None:
+                    return blocks, taken.settled, seen
+        except (RayError, TimeoutError):
+            self._save_progress()
+            raise
+        self._save_progress()
+        return None
+
+    def _accept(self, stream: Any, taken: Taken, seconds: float) -> list[ScoredGroups] | None:
+        """The groups of a step; None where some were lost or are refused, and have been sent back."""
+        blocks: list[ScoredGroups] = []
+        for position, found in enumerate(fetch(taken.payloads, seconds)):
+            blame: list[str] = []
+            if isinstance(found, RayError):
+                reason: str | None = f"the groups were lost on the way ({type(found).__name__})"
+            else:
+                reason = self._learner.refusal(found)
+                blame = [] if reason is None else [taken.workers[position]]
+                blocks.append(found)
+            if reason is not None:
+                ask(stream.refuse.remote([taken.blocks[position]], blame, reason), GRACE_SECONDS, "the stream")
+                return None
+        return blocks
+
+    def _save_progress(self) -> None:
+        if self._learner.version > self._first_version:
+            self._checkpointer.after_step(self._learner, last=True)
+
+    def _snapshot(self) -> tuple[int, str, list[Any]]:
+        """The newest published snapshot, made where it is due."""
+        version = self._learner.version
+        if self._newest is None or (self._newest[0] != version and self._learner.publishes(version)):
+            snapshot = self._learner.snapshot()
+            self._newest = snapshot.version, snapshot.digest, [ray.put(snapshot)]
+        return self._newest
+
+    def _advance(self, stream: Any, finished: int | None) -> None:
+        if self._advancing is not None:
+            ray.get(self._advancing)  # long done; an error in it would show here
+        self._advancing = stream.advance.remote(finished, *self._snapshot())
+
+
+def fetch(payloads: list[Any], seconds: float) -> list[ScoredGroups | RayError]:
+    """The groups of blocks, in order, all references at once; what became of those whose maker or node died."""
+    references = [payload[0] for payload in payloads if not isinstance(payload, bytes)]
+    try:
+        arrived: Iterator[Any] = iter(ray.get(references, timeout=seconds))
+    except RayError:
+        arrived = (_get(reference, seconds) for reference in references)
+    return [unpack(payload) if isinstance(payload, bytes) else next(arrived) for payload in payloads]
+
+
+def _get(reference: Any, seconds: float) -> Any:
+    try:
+        return ray.get(reference, timeout=seconds)
+    except RayError as error:
+        return error
+
+
+LearnerActor: Any = ray.remote(LearnerShell)

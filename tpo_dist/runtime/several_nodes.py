@@ -1,0 +1,57 @@
+"""Several Ray nodes on this machine, any of which can be killed: for trying what a run survives."""
+
+import logging
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+
+class Nodes:
+    """A head node, which has the driver and the stream, and others that come and go."""
+
+    def __init__(self, others: int, cpus: float, object_store_mb: int) -> None:
+        """`cpus`: of each node."""
+        from ray.cluster_utils import Cluster  # meant for tests, and slow to import
+
+        self._options: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": object_store_mb * 1024**2}
+        self._cluster: Any = Cluster(initialize_head=True, head_node_args=self._options)
+        ray.init(address=self._cluster.address, namespace="tpo_dist", logging_level=logging.ERROR, log_to_driver=False)
+        self._wanted = others
+        self._others = [self._cluster.add_node(**self._options) for _ in range(others)]
+
+    @property
+    def killable(self) -> int:
+        """Nodes that may be killed now."""
+        return len(self._others)
+
+    def kill(self, draw: random.Random) -> str:
+        """SIGKILL the raylet of one of the others, and with it every process on its node; the id of the node."""
+        node = self._others.pop(draw.randrange(len(self._others)))
+        name = str(node.node_id)
+        self._cluster.remove_node(node, allow_graceful=False)
+        return name
+
+    def fill_up(self) -> None:
+        """New nodes in place of those that were killed. Ray can start them in the main thread only."""
+        while len(self._others) < self._wanted:
+            self._others.append(self._cluster.add_node(**self._options))
+
+    def end(self) -> None:
+        """Leave and end the cluster."""
+        ray.shutdown()
+        self._cluster.shutdown()
+
+
+@contextmanager
+def several_nodes(others: int = 2, cpus: float = 2, object_store_mb: int = 128) -> Iterator[Nodes]:
+    """A cluster of that many nodes beside the head, joined by this process, that ends with the block."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    nodes = Nodes(others, cpus, object_store_mb)
+    try:
+        yield nodes
+    finally:
+        nodes.end()

@@ -1,0 +1,139 @@
+"""The stream in a process of its own. Every call may come twice: Ray repeats those under way when this process died."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from tpo_dist.blocks import Lease, Settled, StreamStats, Taken, Window
+from tpo_dist.metrics import Mean, Metrics, Sum
+from tpo_dist.quarantine import write_quarantine
+from tpo_dist.runtime.messages import Delivery, Turn, Whereabouts, pack, set_up_process, unpack, whereabouts
+from tpo_dist.stream import GroupStream
+from tpo_dist.waiting import DeadlineExceeded
+
+
+class StreamShell:
+    """Holds the stream, the references in it, and the newest snapshot."""
+
+    def __init__(self, open_stream: Callable[[], GroupStream], folder: Path) -> None:
+        """`open_stream` finds what an earlier process of this run wrote into the ledger. `folder`: of the run."""
+        set_up_process(1)
+        self._stream, self._folder = open_stream(), folder
+        self._snapshot: list[Any] = []
+        self._version = -1
+        self._known = asyncio.Event()  # that there is a snapshot
+        self._before = self._stream.stats()
+        self._refused: dict[str, str] = {}
+        self._life = uuid.uuid4().hex  # a restarted process has another
+
+    async def where(self) -> Whereabouts:
+        """The process that answers."""
+        return whereabouts("stream")
+
+    async def newest(self, seconds: float) -> list[Any]:
+        """The newest snapshot, as soon as there is one; a joining worker loads it first. Empty once the run is over."""
+        try:
+            await asyncio.wait_for(self._known.wait(), seconds)
+        except TimeoutError:
+            raise DeadlineExceeded(f"waited {seconds:g} s for a snapshot, which the learner owes") from None
+        return self._snapshot
+
+    async def turn(self, packed: bytes, large: list[Any]) -> list[Any]:
+        """A packed `Turn`, with the groups of its block where they are a reference; the next lease, packed, and the
+        snapshot where the worker has another than it is to sample from. An empty list when nothing is left to do."""
+        turn: Turn = unpack(packed)
+        if turn.delivery is not None:
+            await self._hand_in(turn.delivery, large)
+        while True:
+            if not self._known.is_set():
+                await self.newest(turn.seconds)
+            lease = await self._stream.lease(turn.worker, turn.seconds)
+            if lease is None:
+                return []
+            if lease.version == self._version:
+                news = [] if (lease.version, lease.digest) == turn.loaded else self._snapshot
+                return [pack(lease), *news]
+            await self._stream.hand_back(lease, "the snapshot that it was to be sampled from is gone")
+
+    async def _hand_in(self, delivery: Delivery, large: list[Any]) -> None:
+        portable = delivery.small is not None
+        payload = delivery.small if portable else large
+        await self._stream.put(delivery.lease, payload, delivery.summary, portable=portable)
+        for failure in delivery.failures:
+            write_quarantine(self._folder, failure)
+
+    async def advance(self, finished: int | None, version: int, digest: str, snapshot: list[Any]) -> None:
+        """A step is trained, and this is the newest snapshot; saying it again changes nothing."""
+        if finished is not None:
+            await self._stream.finish(finished)
+        if version >= self._stream.version:
+            self._version, self._snapshot = version, snapshot
+            await self._stream.publish(version, digest)
+            self._known.set()
+
+    async def take(
+        self, step: int, seconds: float, version: int, digest: str, snapshot: list[Any]
+    ) -> tuple[Taken | None, Metrics]:
+        """The blocks of a step, None once the stream is closed, and what went on since the last time."""
+        await self.advance(step - 1 if step else None, version, digest, snapshot)  # a restarted stream has forgotten it
+        taken = await self._stream.take(step, seconds)
+        before, self._before = self._before, self._stream.stats()
+        return taken, stream_metrics(before, self._before, self._stream.window())
+
+    async def refuse(self, blocks: Sequence[int], workers: Sequence[str], reason: str) -> None:
+        """The learner does not take these blocks, which these workers made."""
+        await self._stream.refuse(blocks, reason)
+        self._refused |= dict.fromkeys(workers, reason)
+
+    async def hand_back(self, lease: Lease, reason: str) -> None:
+        """The worker could not begin this block."""
+        await self._stream.hand_back(lease, reason)
+
+    async def lost(self, worker: str, reason: str) -> list[int]:
+        """A worker's process is gone; the blocks that went with it."""
+        return await self._stream.lost(worker, reason)
+
+    async def retire(self, worker: str) -> None:
+        """This worker gets nothing more."""
+        self._stream.retire(worker)
+
+    async def rollback(self, step: int, settled: Settled) -> None:
+        """The learner begins again at this step."""
+        await self._stream.rollback(step, settled)
+        self._version, self._snapshot = -1, []
+        self._known.clear()
+
+    async def look(self) -> tuple[StreamStats, dict[str, str], dict[str, list[int]], str]:
+        """Numbers, workers whose groups were refused since the last look, finished blocks that live with each worker,
+        and which life of this actor it is."""
+        refused, self._refused = self._refused, {}
+        return self._stream.stats(), refused, self._stream.owed_by_worker(), self._life
+
+    async def close(self) -> None:
+        """End every wait."""
+        await self._stream.close()
+        self._known.set()
+
+
+def stream_metrics(before: StreamStats, now: StreamStats, window: Window) -> Metrics:
+    """What the stream knows of the time since the last step."""
+    metrics: dict[str, Mean | Sum] = {
+        "queue_ready": Mean(float(now.ready)),
+        "queue_in_flight": Mean(float(now.in_flight)),
+        "groups_per_second": Mean(window.groups_per_second),
+        "groups_failed": Sum(float(sum(now.failed_groups.values()) - sum(before.failed_groups.values()))),
+        "blocks_reissued": Sum(float(now.reissued - before.reissued)),
+        "blocks_dropped": Sum(float(now.dropped - before.dropped)),
+    }
+    if window.idle_share is not None:
+        metrics["workers_idle_share"] = Mean(window.idle_share)
+    return metrics
+
+
+# Its calls are many and short, and nobody traces them: Ray need not keep a record of each.
+_options: dict[str, Any] = {"num_cpus": 0, "enable_task_events": False}
+StreamActor: Any = ray.remote(**_options)(StreamShell)
