@@ -16,6 +16,7 @@ from tests.programs.test_local import final_weights
 from tpo_dist.audit import audit
 from tpo_dist.learner.checkpoint import list_checkpoints
 from tpo_dist.programs import local
+from tpo_dist.programs.control import read_status
 from tpo_dist.programs.folder import LEDGER, find_run
 from tpo_dist.programs.job import configure
 from tpo_dist.programs.run import Run, create_run
@@ -183,6 +184,25 @@ def test_a_run_on_ray_killed_with_all_its_processes_goes_on(staleness, moment, t
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_driver_killed_alone_leaves_a_cluster_in_which_the_run_goes_on_at_once(tmp_path, straight):
+    """Its processes there may outlive it for a moment: what they still do does not count."""
+    import ray
+
+    (tmp_path / "job.yaml").write_text(JOB)
+    folder, address = tmp_path / "runs", ray.get_runtime_context().gcs_address
+    process = start(folder, tmp_path / "job.yaml", "--address", address, "stream.max_staleness=0")
+    wait_for(lambda: list(folder.glob("*/checkpoints/step-*")), "a checkpoint", 120)
+    os.kill(process.pid, signal.SIGKILL)
+    run = run_folder(folder)
+    done = start(folder, "--resume", run.name, "--address", address)
+    _, errors = done.communicate(timeout=180)
+    assert done.returncode == 0 or "has finished its 24 steps" in errors, errors
+    process.communicate()
+    assert_same(run, straight)
+
+
+@pytest.mark.ray
 def test_a_run_is_scaled_and_watched_from_another_terminal(tmp_path):
     """One worker, then four, then two, while it trains; its pace follows, and nothing is lost."""
     (tmp_path / "job.yaml").write_text(JOB)
@@ -203,6 +223,15 @@ def test_a_run_is_scaled_and_watched_from_another_terminal(tmp_path):
             assert f'"wanted": {count}' in status.stdout
         assert pace[4] > 2 * pace[1]
         assert pace[1] < pace[2] < pace[4]
+        more = subprocess.run(command("scale", run, "--rollouts", 9), capture_output=True, text=True)
+        assert more.returncode == 2
+        assert "--rollouts 9: at most 8 blocks are under way at a time, fewer than 9 workers" in more.stderr
+        done = subprocess.run(command("scale", run, "--rollouts", "auto"), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        wait_for(
+            lambda: read_status(run).rollouts.alive > 2, "more workers, as the learner waits for most of the time", 120
+        )
+        assert read_status(run).rollouts.auto
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 130
     finally:

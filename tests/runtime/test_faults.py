@@ -231,3 +231,19 @@ def test_the_fleet_follows_wishes_and_a_wish_beyond_use_is_refused(small_config)
     account = audit(run.folder / LEDGER)
     assert account.clean
     assert account.draws["failed"] == 0
+
+
+def test_workers_stay_when_the_learner_dies_and_those_that_come_meanwhile_wait_for_it(small_config):
+    """The newest snapshot is gone with the learner; a worker that joins before there is another waits for that."""
+    run = create_run(small_config(*RESTLESS, "rollout.workers=3", "rollout.cpus=0.25", "stream.max_staleness=1"))
+    with launch(run) as system:
+        fleet, pids = system.supervisor.fleet, {}
+        for report in system.train(20):
+            if report.step == 8 and not pids:  # that step is made again
+                pids = {name: fleet.members[slot].where.pid for slot, name in enumerate(("first", "second", "third"))}
+                strike(system, "learner")
+                strike(system, "worker")
+        stayed = [fleet.members[slot].where.pid for slot in (1, 2)]
+    assert stayed == [pids["second"], pids["third"]]
+    assert audit(run.folder / LEDGER).complete
+    assert sorted(fault.name for fault in read_faults(run.folder)) == ["learner", "rollout-0"]

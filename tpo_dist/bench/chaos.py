@@ -1,5 +1,6 @@
 """A run whose processes and nodes are killed at random while it trains, and the account of what came of it."""
 
+import contextlib
 import os
 import random
 import signal
@@ -24,6 +25,7 @@ from tpo_dist.programs.distributed import System, launch
 from tpo_dist.programs.folder import LEDGER
 from tpo_dist.programs.job import configure
 from tpo_dist.programs.run import Run, StepReport
+from tpo_dist.runtime.messages import Whereabouts
 from tpo_dist.runtime.several_nodes import Nodes, several_nodes
 
 Target = Literal["worker", "hang", "stream", "learner", "node"]
@@ -54,7 +56,7 @@ JOB = (
 """Small, so that it learns within the minutes that the kills leave it; budgets without end, so that it has to."""
 
 _STEP_SECONDS = 0.4  # of this job on a laptop, to turn minutes into steps
-_PAUSE_SECONDS = (4.0, 9.0)  # between two kills
+_PAUSE_SECONDS = (3.0, 7.0)  # between two kills
 _FINAL = 20  # steps
 
 
@@ -71,11 +73,12 @@ class Kill:
 
 @dataclass(slots=True)
 class Chaos:
-    """Kills something every few seconds, until it is told to stop."""
+    """Kills something every few seconds, for so long, or until it is told to stop."""
 
     system: System
     nodes: Nodes
     seed: int
+    seconds: float
     targets: tuple[Target, ...] = TARGETS
     kills: list[Kill] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -92,36 +95,45 @@ class Chaos:
         self._thread.join(60.0)
 
     def _run(self) -> None:
-        draw = random.Random(self.seed)
+        draw, end = random.Random(self.seed), time.monotonic() + self.seconds
         bag: list[Target] = []
-        while not self._stop.wait(draw.uniform(*_PAUSE_SECONDS)):
+        while not self._stop.wait(draw.uniform(*_PAUSE_SECONDS)) and time.monotonic() < end:
             bag = bag or draw.sample(self.targets, len(self.targets))  # each kind once before any comes again
-            target = bag.pop()
-            places = list(self._strike(target, draw))
-            self.kills += [Kill(time.time(), target, place) for place in places]
+            self.kills += self._strike(bag.pop(), draw)
 
-    def _strike(self, target: Target, draw: random.Random) -> Iterator[str]:
-        """Kill, and say where that shows."""
+    def _strike(self, target: Target, draw: random.Random) -> list[Kill]:
+        """Kill something; not where a fault is being mended, as it would be taken for that one."""
         supervisor = self.system.supervisor
         if target == "node":
-            if self.nodes.killable:
-                name = self.nodes.kill(draw)
-                seats = [(f"rollout-{slot}", member.where) for slot, member in supervisor.fleet.members.items()]
-                seats.append(("learner", supervisor.learner.where))
-                yield from (place for place, where in seats if where is not None and where.node == name)
-            return
+            return self._strike_node(draw)
+        seats = [(f"rollout-{m.slot}", m.where) for _, m in sorted(supervisor.fleet.members.items())]
         if target in ("stream", "learner"):
-            where = supervisor.stream_where() if target == "stream" else supervisor.learner.where
-            if where is not None:
-                os.kill(where.pid, signal.SIGKILL)
-                yield target
-            return
-        at_work = [m for _, m in sorted(supervisor.fleet.members.items()) if m.state == "working" and m.where]
-        if at_work:
-            member = draw.choice(at_work)
-            assert member.where is not None
-            os.kill(member.where.pid, signal.SIGKILL if target == "worker" else signal.SIGSTOP)
-            yield f"rollout-{member.slot}"
+            seats = [(target, supervisor.learner.where if target == "learner" else self._stream_where())]
+        whole = [(place, where) for place, where in seats if where is not None and place not in supervisor.faults.open]
+        if not whole:
+            return []
+        place, where = draw.choice(whole)
+        at = time.time()
+        with contextlib.suppress(ProcessLookupError):  # it died this moment
+            os.kill(where.pid, signal.SIGSTOP if target == "hang" else signal.SIGKILL)
+        return [Kill(at, target, place)]
+
+    def _stream_where(self) -> Whereabouts | None:
+        try:
+            return self.system.supervisor.stream_where()
+        except TimeoutError:
+            return None
+
+    def _strike_node(self, draw: random.Random) -> list[Kill]:
+        supervisor = self.system.supervisor
+        if not self.nodes.killable:
+            return []
+        seats = [(f"rollout-{m.slot}", m.where) for m in supervisor.fleet.members.values()]
+        seats.append(("learner", supervisor.learner.where))
+        whole = [(place, where) for place, where in seats if where is not None and place not in supervisor.faults.open]
+        at = time.time()
+        name = self.nodes.kill(draw)
+        return [Kill(at, "node", place) for place, where in whole if where.node == name]
 
 
 def bench_chaos(
@@ -136,8 +148,9 @@ def bench_chaos(
 ) -> dict[str, Any]:
     """Train on several Ray nodes of this machine while processes and nodes are killed; what the ledger and the log say.
 
-    `minutes`: about as long as the kills go on. The run is left in `folder`. `sync`: with max_staleness 0; the final
-    weights are compared with those of a run of one process without faults.
+    The kills go on for `minutes`, or until the steps are done that a laptop does in that time. The run is left in
+    `folder`. `sync`: with max_staleness 0; the final weights are compared with those of a run of one process without
+    faults.
     """
     steps = max(30, int(60 * minutes / _STEP_SECONDS))
     mode = f"stream.max_staleness={0 if sync else 1}"
@@ -146,7 +159,7 @@ def bench_chaos(
     run = Run(config, folder)
     reports: list[StepReport] = []
     with several_nodes(others=2, cpus=2) as nodes, launch(run) as system:
-        with Chaos(system, nodes, seed, targets) as chaos:
+        with Chaos(system, nodes, seed, 60 * minutes, targets) as chaos:
             for report in system.train(steps):
                 reports.append(report)
                 nodes.fill_up()
@@ -156,7 +169,8 @@ def bench_chaos(
     result = _account(config, folder, reports, kills)
     if sync:
         with TemporaryDirectory(prefix="tpo-bench-") as quiet:
-            result["equal"] = _equal(run, Run(config, Path(quiet, "run")))
+            unhurried = configure(config.model_dump(), ("task.seconds=0.0",))
+            result["equal"] = _equal(run, Run(unhurried, Path(quiet, "run")))
     return result
 
 

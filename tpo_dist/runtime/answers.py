@@ -1,17 +1,27 @@
 """Why a Ray call failed, in words, and waiting for actors to stand."""
 
+import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from tpo_dist.errors import RunFailed, UsageError
+from tpo_dist.supervision import WARN_AT
+
+_log = logging.getLogger(__name__)
 
 
 def reason(error: RayError) -> str:
     """Why a Ray call failed, in one line: the original exception where there is one."""
     dead = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(dead, OutOfMemoryError):  # a page of text, of which its end is about something else
+        found = re.search(r"[\d.]+ ?\w*B used / [\d.]+ ?\w*B limit", str(dead))
+        return "Ray killed its process, as its node ran low on memory" + (f" ({found[0]})" if found else "")
+    if isinstance(dead, ActorUnavailableError):
+        return "its process, or its node, cannot be reached"
     if isinstance(dead, RayActorError):
         lines = str(dead).strip().splitlines()
         return "its process died (" + " ".join(lines[0].split()) + ")"
@@ -26,7 +36,11 @@ def await_all(starting: Mapping[Any, str], seconds: float) -> None:
 
     Raises RunFailed, naming those that do not or why one cannot, and UsageError where one says what to do about it.
     """
-    done, late = ray.wait(list(starting), num_returns=len(starting), timeout=seconds)
+    soon = WARN_AT * seconds
+    done, late = ray.wait(list(starting), num_returns=len(starting), timeout=soon)
+    if late:
+        _log.warning("waiting for %.3g s of %.3g s for %s to start", soon, seconds, _names(starting, late))
+        done, late = ray.wait(list(starting), num_returns=len(starting), timeout=seconds - soon)
     for ready in done:
         try:
             ray.get(ready)
@@ -35,8 +49,11 @@ def await_all(starting: Mapping[Any, str], seconds: float) -> None:
                 raise error.cause from None
             raise RunFailed(f"{starting[ready]} could not start: {reason(error)}") from error
     if late:
-        names = ", ".join(sorted(starting[one] for one in late))
-        raise RunFailed(f"waited {seconds:g} s for {names} to start")
+        raise RunFailed(f"waited {seconds:g} s for {_names(starting, late)} to start")
+
+
+def _names(starting: Mapping[Any, str], late: list[Any]) -> str:
+    return ", ".join(sorted(starting[one] for one in late))
 
 
 def failed(name: str, error: RayError) -> RunFailed:

@@ -7,8 +7,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import ray
+import ray._private.worker
 
 from tpo_dist.config import ClusterConfig
 from tpo_dist.errors import UsageError
@@ -25,6 +28,7 @@ def cluster(config: ClusterConfig, connect_seconds: float) -> Iterator[None]:
     if ray.is_initialized():
         yield  # the caller's own cluster, a test's or a notebook's
         return
+    leave_standard_output_alone()
     with _own_signal_handlers():
         if config.address is None:
             _start(config)
@@ -39,6 +43,19 @@ def cluster(config: ClusterConfig, connect_seconds: float) -> Iterator[None]:
 def started_here(config: ClusterConfig) -> bool:
     """Whether the cluster has this machine only, and so can never grow."""
     return config.address is None
+
+
+def leave_standard_output_alone() -> None:
+    """What Ray prints for people, such as that a process died, goes to standard error: the other may be one JSON value.
+
+    To be called before Ray is joined, which has no option for that.
+    """
+    if not isinstance(ray._private.worker.print_to_stdstream, partial):
+        ray._private.worker.print_to_stdstream = partial(_to_standard_error, ray._private.worker.print_to_stdstream)
+
+
+def _to_standard_error(show: Any, data: dict[str, Any], **options: Any) -> None:
+    show({**data, "is_err": True}, **options)
 
 
 @contextmanager

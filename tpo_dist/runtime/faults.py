@@ -28,6 +28,12 @@ class Faults:
         if record is not None:
             self._tell({**record, "recovered_seconds": round(time.time() - record["at"], 3)})
 
+    def leave(self, place: str) -> None:
+        """The place is given up before it was filled again; nothing where there was no fault."""
+        record = self.open.pop(place, None)
+        if record is not None:
+            self._tell(record)
+
     def close(self) -> None:
         """The run ends: what is still open was not over before it."""
         for record in self.open.values():

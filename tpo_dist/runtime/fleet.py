@@ -161,9 +161,12 @@ class Fleet:
         if member.state == "working":
             self._work(member)
 
-    def leaving(self) -> list[str]:
-        """Retired workers whose loop is not over."""
-        return [m.name for m in self.members.values() if m.state == "retiring" and m.ending is not None]
+    def remind(self, seconds: float) -> list[Member]:
+        """Tell the stream again who leaves, as a restarted one has forgotten it; those still there after so long."""
+        leaving = [m for m in self.members.values() if m.state == "retiring" and m.ending is not None]
+        for member in leaving:
+            self.stream.retire.remote(member.name)
+        return [member for member in leaving if time.monotonic() - member.since > seconds]
 
     def let_go(self, owed: Mapping[str, list[int]], asked: float) -> None:
         """End retired workers whose loop is over and on whom no finished block lives any more.

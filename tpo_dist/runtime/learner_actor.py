@@ -118,7 +118,7 @@ class LearnerShell:
 
     def _advance(self, stream: Any, finished: int | None) -> None:
         if self._advancing is not None:
-            ray.get(self._advancing)  # long done; an error in it would show here
+            ask(self._advancing, GRACE_SECONDS, "the stream to note a step")  # long done; its errors show here
         self._advancing = stream.advance.remote(finished, *self._snapshot())
 
 

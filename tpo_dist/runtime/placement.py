@@ -1,5 +1,6 @@
 """Whether the cluster has room for what a run needs, and where its actors go."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +10,9 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tpo_dist.errors import UsageError
+from tpo_dist.supervision import WARN_AT
+
+_log = logging.getLogger(__name__)
 
 Strategy = Literal["PACK", "SPREAD"]
 
@@ -55,9 +59,14 @@ def check_room(needs: list[Need], strategy: Strategy, seconds: float, *, can_gro
         return
     if not can_grow:
         _refuse_impossible(bundles, ray.cluster_resources())  # type: ignore[no-untyped-call]
-    group = placement_group(bundles, strategy=strategy)
+    group, soon = placement_group(bundles, strategy=strategy), WARN_AT * seconds
     try:
-        if not group.wait(seconds):
+        if group.wait(soon):
+            return
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        wanted, there = _amounts(bundles, free)
+        _log.warning("waiting for %.3g s of %.3g s for room: %s, and %s is free", soon, seconds, wanted, there)
+        if not group.wait(seconds - soon):
             free = ray.available_resources()  # type: ignore[no-untyped-call]
             raise _missing(bundles, free, f"after {seconds:g} s the cluster still has only")
     finally:
@@ -71,11 +80,16 @@ def _refuse_impossible(bundles: list[dict[str, float]], total: Mapping[str, floa
 
 
 def _missing(bundles: list[dict[str, float]], has: Mapping[str, float], says: str) -> UsageError:
-    wanted = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in ("CPU", "GPU")}
-    asked = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
-    there = " and ".join(f"{has.get(name, 0.0):g} {name}" for name, amount in wanted.items() if amount)
+    asked, there = _amounts(bundles, has)
     return UsageError(
         f"placement of {asked} for the learner and the rollout workers",
         f"{says} {there} to give",
         "lower rollout.workers, rollout.cpus or learner.cpus, or raise cluster.num_cpus",
     )
+
+
+def _amounts(bundles: list[dict[str, float]], has: Mapping[str, float]) -> tuple[str, str]:
+    """What they need, and what there is of it, in words."""
+    wanted = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in ("CPU", "GPU")}
+    asked = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+    return asked, " and ".join(f"{has.get(name, 0.0):g} {name}" for name, amount in wanted.items() if amount)

@@ -9,6 +9,8 @@ from typing import Any
 
 import ray
 
+from tpo_dist.runtime.cluster import leave_standard_output_alone
+
 
 class Nodes:
     """A head node, which has the driver and the stream, and others that come and go."""
@@ -18,6 +20,7 @@ class Nodes:
         from ray.cluster_utils import Cluster  # meant for tests, and slow to import
 
         self._options: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": object_store_mb * 1024**2}
+        leave_standard_output_alone()
         self._cluster: Any = Cluster(initialize_head=True, head_node_args=self._options)
         ray.init(address=self._cluster.address, namespace="tpo_dist", logging_level=logging.ERROR, log_to_driver=False)
         self._wanted = others

@@ -1,6 +1,5 @@
 """The stream in a process of its own. Every call may come twice: Ray repeats those under way when this process died."""
 
-import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from tpo_dist.metrics import Mean, Metrics, Sum
 from tpo_dist.quarantine import write_quarantine
 from tpo_dist.runtime.messages import Delivery, Turn, Whereabouts, pack, set_up_process, unpack, whereabouts
 from tpo_dist.stream import GroupStream
-from tpo_dist.waiting import DeadlineExceeded
+from tpo_dist.waiting import Bell
 
 
 class StreamShell:
@@ -25,7 +24,7 @@ class StreamShell:
         self._stream, self._folder = open_stream(), folder
         self._snapshot: list[Any] = []
         self._version = -1
-        self._known = asyncio.Event()  # that there is a snapshot
+        self._news = Bell()
         self._before = self._stream.stats()
         self._refused: dict[str, str] = {}
         self._life = uuid.uuid4().hex  # a restarted process has another
@@ -36,11 +35,11 @@ class StreamShell:
 
     async def newest(self, seconds: float) -> list[Any]:
         """The newest snapshot, as soon as there is one; a joining worker loads it first. Empty once the run is over."""
-        try:
-            await asyncio.wait_for(self._known.wait(), seconds)
-        except TimeoutError:
-            raise DeadlineExceeded(f"waited {seconds:g} s for a snapshot, which the learner owes") from None
+        await self._news.wait(self._knows, seconds, lambda: "a snapshot, which the learner owes")
         return self._snapshot
+
+    def _knows(self) -> bool:
+        return bool(self._snapshot) or self._stream.closed
 
     async def turn(self, packed: bytes, large: list[Any]) -> list[Any]:
         """A packed `Turn`, with the groups of its block where they are a reference; the next lease, packed, and the
@@ -49,8 +48,7 @@ class StreamShell:
         if turn.delivery is not None:
             await self._hand_in(turn.delivery, large)
         while True:
-            if not self._known.is_set():
-                await self.newest(turn.seconds)
+            await self.newest(turn.seconds)
             lease = await self._stream.lease(turn.worker, turn.seconds)
             if lease is None:
                 return []
@@ -73,7 +71,7 @@ class StreamShell:
         if version >= self._stream.version:
             self._version, self._snapshot = version, snapshot
             await self._stream.publish(version, digest)
-            self._known.set()
+            self._news.ring()
 
     async def take(
         self, step: int, seconds: float, version: int, digest: str, snapshot: list[Any]
@@ -105,7 +103,6 @@ class StreamShell:
         """The learner begins again at this step."""
         await self._stream.rollback(step, settled)
         self._version, self._snapshot = -1, []
-        self._known.clear()
 
     async def look(self) -> tuple[StreamStats, dict[str, str], dict[str, list[int]], str]:
         """Numbers, workers whose groups were refused since the last look, finished blocks that live with each worker,
@@ -116,7 +113,7 @@ class StreamShell:
     async def close(self) -> None:
         """End every wait."""
         await self._stream.close()
-        self._known.set()
+        self._news.ring()
 
 
 def stream_metrics(before: StreamStats, now: StreamStats, window: Window) -> Metrics:

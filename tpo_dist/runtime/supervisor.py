@@ -74,11 +74,7 @@ class Supervisor:
         """
         self.learner.train(until)
         while True:
-            references = [*self.learner.references(), *self.fleet.endings()]
-            ray.wait(references, num_returns=1, timeout=LOOK_SECONDS, fetch_local=False) if references else None
-            ready = (
-                ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)[0] if references else []
-            )
+            ready = self._wait()
             self._close_on_request()
             if self.learner.reported(ready):
                 report, ended = self._hear()
@@ -93,6 +89,15 @@ class Supervisor:
                 self._close()
                 yield from self.learner.last_reports(_SAVE_SECONDS)
                 raise
+
+    def _wait(self) -> list[Any]:
+        """The references that resolved, as soon as one does, or none after a moment."""
+        references = [*self.learner.references(), *self.fleet.endings()]
+        if not references:
+            time.sleep(LOOK_SECONDS)
+            return []
+        ray.wait(references, num_returns=1, timeout=LOOK_SECONDS, fetch_local=False)
+        return ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)[0]
 
     def _note(self, report: Step) -> None:
         self.step, metrics, seconds = report[:3]
@@ -176,10 +181,8 @@ class Supervisor:
         seconds = time.monotonic() - self.learner.heard
         patience = self._waits.groups_seconds + self._waits.update_seconds
         where = self.learner.where if self.learner.state == "training" else None
-        if (
-            where is not None and seconds > WARN_AT * patience and self._warned != self.learner.heard
-        ):  # once for each silence
-            self._warned = self.learner.heard
+        if where is not None and seconds > WARN_AT * patience and self._warned != self.learner.heard:
+            self._warned = self.learner.heard  # once for each silence
             why = f"the learner has been silent for {seconds:.0f} s, and is killed after {patience:g} s"
             nodes.log_stacks(where, why)
         if where is not None and seconds > patience:
@@ -224,11 +227,10 @@ class Supervisor:
         self._watch_workers(time.monotonic())
         self._judge(seen)
         self.fleet.let_go(seen.owed, seen.asked)
-        # Said again, as a stream that was restarted has forgotten who leaves, and that the run ends.
-        for name in self.fleet.leaving():
-            self.stream.retire.remote(name)
+        for member in self.fleet.remind(self._waits.block_seconds):
+            self._silent(member, Kill(f"{member.name} was asked to leave, and has not in deadlines.block_seconds"))
         if self.closed:
-            self._close()
+            self._close()  # again, as a stream that was restarted has forgotten it
 
     def _watch_workers(self, now: float) -> None:
         assert self.seen is not None
@@ -290,6 +292,8 @@ class Supervisor:
             member.state in ("working", "idle") for member in self.fleet.members.values()
         )
         started, leaving = self.fleet.resize(self.sizing.size(complete=complete))
+        for name in leaving:
+            self.faults.leave(name.partition(".")[0])
         if started or leaving:
             verb = f"starting {', '.join(started)}" if started else f"letting go of {', '.join(leaving)}"
             self.desk.say(f"{self.sizing.wanted} rollout workers wanted: {verb}")
