@@ -39,7 +39,9 @@ _MODES = (("synchronous", 0), ("asynchronous", 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Measured:
+class Measured:
+    """One run."""
+
     groups_per_second: float
     """After the warm-up."""
     reward: float
@@ -63,7 +65,7 @@ def bench_async(
     """
     with TemporaryDirectory(prefix="tpo-bench-") as folder, cluster(ClusterConfig(), _CONNECT_SECONDS):
 
-        def run(name: str, seed: int, staleness: int, seconds: float, count: int = steps) -> _Measured:
+        def run(name: str, seed: int, staleness: int, seconds: float, count: int = steps) -> Measured:
             own = (f"steps={count}", f"seed={seed}", f"stream.max_staleness={staleness}", f"task.seconds={seconds}")
             config = configure({}, (*LATENCY_BOUND, f"checkpoint.every_steps={10**9}", *overrides, *own))
             return _measure(Run(config, Path(folder, f"{name}-{seed}")))
@@ -71,7 +73,7 @@ def bench_async(
         first = run("calibration", 0, 0, 0.0, _CALIBRATION_STEPS)
         wait = max(0.0, first.training - first.waiting)
         tell(f"training takes {first.training:.3f} s of a step, sampling {first.waiting:.3f} s; scoring the rest")
-        runs: dict[str, list[_Measured]] = {"synchronous": [], "asynchronous": []}
+        runs: dict[str, list[Measured]] = {"synchronous": [], "asynchronous": []}
         waits = []
         for seed in range(seeds):
             waits.append(wait)
@@ -81,10 +83,10 @@ def bench_async(
                 tell(f"seed {seed}, {mode}: {of.groups_per_second:.1f} groups per second, reward {of.reward:.3f}")
             last = runs["synchronous"][-1]
             wait = max(0.0, wait + last.training - last.waiting)
-    return _summary(runs) | {"scorer_seconds": waits, "seeds": seeds, "steps": steps}
+    return summary(runs) | {"scorer_seconds": waits, "seeds": seeds, "steps": steps}
 
 
-def _measure(run: Run) -> _Measured:
+def _measure(run: Run) -> Measured:
     rewards, waits, rests, started = [], [], [], 0.0
     for report in train(run):
         if report.step == _WARM_UP:
@@ -94,7 +96,7 @@ def _measure(run: Run) -> _Measured:
         rests.append(report.seconds - waits[-1])
         ended = time.perf_counter()
     groups = (run.config.steps - _WARM_UP) * run.config.rollout.groups_per_step
-    return _Measured(
+    return Measured(
         groups_per_second=groups / (ended - started),
         reward=statistics.fmean(rewards[-_LAST:]),
         waiting=statistics.median(waits[_WARM_UP:]),
@@ -102,7 +104,8 @@ def _measure(run: Run) -> _Measured:
     )
 
 
-def _summary(runs: Mapping[str, list[_Measured]]) -> dict[str, Any]:
+def summary(runs: Mapping[str, list[Measured]]) -> dict[str, Any]:
+    """Of runs by mode, seed by seed: medians of the throughputs and of their ratios, means of the rewards."""
     pairs = zip(runs["asynchronous"], runs["synchronous"], strict=True)
     speedups = [mine.groups_per_second / other.groups_per_second for mine, other in pairs]
     ratios = [run.waiting / run.training for run in runs["synchronous"]]

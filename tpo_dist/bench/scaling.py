@@ -97,10 +97,14 @@ def _plot(pace: dict[int, float], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(5, 3.4), layout="constrained")
     counts = list(pace)
     axes.plot(counts, [count * pace[1] for count in counts], color="0.7", linestyle="--", label="ideal")
-    axes.plot(counts, list(pace.values()), marker="o", label="measured")
+    axes.plot(counts, list(pace.values()), marker="o", label="measured (efficiency)")
+    for count, groups in pace.items():
+        efficiency = f"{groups / (count * pace[1]):.0%}"
+        axes.annotate(efficiency, (count, groups), xytext=(6, -11), textcoords="offset points", fontsize="small")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("rollout workers")
     axes.set_ylabel("groups per second")
     axes.legend(frameon=False)

@@ -64,7 +64,7 @@ def scaling(
 def stream(
     block_sizes: Annotated[str, typer.Option(help="Groups in a block; the result is the last one's.")] = "1,16",
     workers: Annotated[int, typer.Option(min=1, help="Processes that hand in groups.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each; medians are shown.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each; medians are shown.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Groups per second from workers to learner, ledger included, and bandwidth beside Ray's own put and get.

@@ -1,0 +1,115 @@
+"""What a worker and the stream say to each other, and how the learner gets the groups."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import ray
+from ray.exceptions import RayError
+
+from tests.processes import wait_for
+from tests.test_records import make_groups
+from tpo_dist.blocks import BlockSummary
+from tpo_dist.rollout.worker import Rolled
+from tpo_dist.runtime.learner_actor import fetch
+from tpo_dist.runtime.messages import SMALL_BYTES, Delivery, Turn, pack, unpack
+from tpo_dist.runtime.rollout_actor import deliver
+from tpo_dist.runtime.stream_actor import StreamShell
+from tpo_dist.stream import GroupStream
+
+GOOD = BlockSummary(groups=1)
+
+
+def shell(tmp_path):
+    """A stream in this process, two steps of two blocks, at most one publication stale."""
+    return StreamShell(lambda: GroupStream(blocks_per_step=2, block_size=1, steps=2, max_staleness=1), tmp_path)
+
+
+async def turn(stream, loaded, delivery=None, large=()):
+    """What worker a gets: its lease and the snapshot that it is sent."""
+    answer = await stream.turn(pack(Turn("a", loaded, delivery, 1.0)), list(large))
+    return (unpack(answer[0]), answer[1:]) if answer else None
+
+
+def test_a_snapshot_is_sent_only_to_a_worker_that_has_another(tmp_path):
+    async def scenario():
+        stream = shell(tmp_path)
+        await stream.advance(None, 0, "d0", ["weights 0"])
+        lease, sent = await turn(stream, (-1, ""))
+        assert sent == ["weights 0"]
+        lease, sent = await turn(stream, (0, "d0"), Delivery(lease, GOOD, b"block 0"))
+        assert (lease.block, sent) == (1, [])
+        lease, sent = await turn(stream, (0, "d1"), Delivery(lease, GOOD, b"block 1"))
+        assert sent == ["weights 0"]
+        taken, _ = await stream.take(0, 1.0, 0, "d0", ["weights 0"])
+        assert taken.payloads == [b"block 0", b"block 1"]
+        await stream.advance(0, 1, "d0", ["weights 1"])  # the same weights, as another version
+        lease, sent = await turn(stream, (0, "d0"), Delivery(lease, GOOD, b"block 2"))
+        assert (lease.version, sent) == (1, ["weights 1"])
+
+    asyncio.run(scenario())
+
+
+def test_only_a_reference_ties_a_block_to_its_worker(tmp_path):
+    async def scenario():
+        stream = shell(tmp_path)
+        await stream.advance(None, 0, "d0", ["weights 0"])
+        lease, _ = await turn(stream, (0, "d0"))
+        lease, _ = await turn(stream, (0, "d0"), Delivery(lease, GOOD, b"by value"))
+        await turn(stream, (0, "d0"), Delivery(lease, GOOD, None), ["a reference"])
+        assert (await stream.look())[2] == {"a": [1]}
+        assert await stream.lost("a", "killed") == [1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_a_closed_stream_answers_with_nothing(tmp_path):
+    async def scenario():
+        stream = shell(tmp_path)
+        await stream.close()
+        assert await turn(stream, (-1, "")) is None
+
+    asyncio.run(scenario())
+
+
+def test_packed_groups_arrive_whole_and_read_only():
+    block = make_groups(count=3)
+    arrived = unpack(pack(block))
+    for name, array in block.arrays().items():
+        np.testing.assert_array_equal(arrived.arrays()[name], array)
+        assert not arrived.arrays()[name].flags.writeable
+
+
+@ray.remote(num_cpus=0)
+class Maker:
+    """Makes a block that lives with it."""
+
+    def make(self):
+        return [ray.put(make_groups(count=2))]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_small_groups_travel_by_value_and_large_ones_by_reference():
+    lease = object()
+    small, large = make_groups(count=2), make_groups(count=300, size=32)
+    assert small.nbytes <= SMALL_BYTES < large.nbytes
+    delivery, references = deliver(lease, Rolled(groups=small, failures=()), 0.0, 0.0)
+    assert (len(unpack(delivery.small)), references) == (2, [])
+    delivery, references = deliver(lease, Rolled(groups=large, failures=()), 0.0, 0.0)
+    assert delivery.small is None
+    assert [len(block) for block in fetch([references], 30.0)] == [300]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_learner_gets_groups_in_order_and_knows_which_are_lost():
+    maker = Maker.remote()
+    lost = ray.get(maker.make.remote())
+    payloads = [[ray.put(make_groups(count=3))], pack(make_groups(count=4)), lost, [ray.put(make_groups(count=5))]]
+    assert [len(block) for block in fetch(payloads, 30.0)] == [3, 4, 2, 5]
+    payloads[2] = ray.get(maker.make.remote())
+    ray.kill(maker)
+    wait_for(lambda: isinstance(fetch(payloads, 30.0)[2], RayError), "the block to go with its maker")
+    found = fetch(payloads, 30.0)
+    assert [len(found[index]) for index in (0, 1, 3)] == [3, 4, 5]
