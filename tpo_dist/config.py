@@ -93,6 +93,15 @@ class LearnerConfig(_Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     device: str = Field("cpu", description="torch device of the learner, such as cpu or cuda")
+    old_logprobs: Literal["engine", "recompute"] = Field(
+        "engine",
+        description="log-probs of the policy that sampled: as the sampler gives them, or computed anew by the learner "
+        "before the first epoch (only where groups are of its current weights)",
+    )
+    micro_batch_tokens: Count | None = Field(
+        None, description="causal_lm: tokens per forward and backward pass, prompts included; null: no bound"
+    )
+    ranks: Count = Field(1, description="causal_lm: processes that share the weights and the work (FSDP)")
     threads: Count = Field(1, description="torch threads of the learner")
     cpus: float = Field(0.5, ge=0, description="Ray CPUs reserved for the learner")
     gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for the learner")
@@ -108,6 +117,7 @@ class RolloutConfig(_Section):
     max_workers: Count = Field(8, description="workers: auto never goes above")
     groups_per_step: Count = Field(64, description="prompts drawn per training step")
     group_size: Count = Field(32, description="candidates per prompt (K)")
+    temperature: float = Field(1.0, gt=0, description="logits are divided by it, in sampling and in training alike")
     candidates: Literal["sequence", "token"] | None = Field(
         None, description="sequence: whole completions; token: single tokens along one; null: the objective's own"
     )
@@ -178,6 +188,37 @@ class CheckpointConfig(_Section):
     keep: Count = Field(2, description="checkpoints kept, the newest ones")
 
 
+class TextConfig(_Section):
+    """How tasks in words become tokens, and back."""
+
+    max_prompt_tokens: Count = Field(512, description="longest prompt; longer ones are refused before the run")
+    max_completion_tokens: Count = Field(256, description="longest completion")
+    chat: bool | None = Field(
+        None, description="whether prompts go through the chat template; null: where the tokenizer has one"
+    )
+    system_prompt: str | None = Field(None, description="said before each question; null: the task's own, if any")
+    chat_options: dict[str, Any] = Field({}, description="arguments of the chat template, such as enable_thinking")
+    stop: tuple[str, ...] = Field((), description="texts that end a completion, beside the model's own end tokens")
+
+
+class ScoringConfig(_Section):
+    """Where completions in words are scored: processes beside the sampler, which may be killed."""
+
+    processes: Count = Field(1, description="scorer processes of each rollout worker")
+    seconds: Seconds = Field(10.0, description="for one completion; then the scorer is killed and the group fails")
+    memory_mb: Count | None = Field(2048, description="address space that a scorer may take beyond its own start")
+    retries: int = Field(1, ge=0, description="further attempts at a completion whose scorer crashed or hung")
+
+
+class EvaluationConfig(_Section):
+    """Held-out questions, answered by snapshots while training goes on."""
+
+    every_steps: Count | None = Field(None, description="steps between evaluations, the first before training")
+    questions: Count = Field(64, description="held-out questions, the same each time")
+    samples: Count = Field(1, description="completions of each, for pass@k")
+    temperature: float = Field(0.0, ge=0, description="of these completions; 0: greedy")
+
+
 class LogConfig(_Section):
     """What a run writes for people."""
 
@@ -197,11 +238,15 @@ class RunConfig(_Section):
     runs_dir: str = Field("runs", description="folder that holds the folders of runs")
     task: ComponentConfig = ComponentConfig(name="token_reversal")
     policy: ComponentConfig = ComponentConfig(name="transformer")
+    sampler: ComponentConfig = ComponentConfig(name="policy")
     objective: ComponentConfig = ComponentConfig(name="tpo")
     rollout: RolloutConfig = RolloutConfig()
     stream: StreamConfig = StreamConfig()
     learner: LearnerConfig = LearnerConfig()
     cluster: ClusterConfig = ClusterConfig()
+    text: TextConfig = TextConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     deadlines: DeadlineConfig = DeadlineConfig()
     faults: FaultConfig = FaultConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

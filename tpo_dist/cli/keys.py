@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from tpo_dist.config import ComponentConfig, RunConfig
 from tpo_dist.objective import OBJECTIVES
 from tpo_dist.policies import POLICIES
+from tpo_dist.rollout import SAMPLERS
 from tpo_dist.tasks import TASKS
 
 
@@ -23,6 +24,7 @@ def describe_keys() -> list[dict[str, Any]]:
     kinds: dict[str, dict[str, type[Any]]] = {
         "task": dict(TASKS),
         "policy": dict(POLICIES),
+        "sampler": dict(SAMPLERS),
         "objective": {name: method.kind for name, method in OBJECTIVES.items()},
     }
 

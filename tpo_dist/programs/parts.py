@@ -1,6 +1,7 @@
 """The parts of a run, built from its configuration."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from tpo_dist.objective import OBJECTIVES, Objective
 from tpo_dist.policies import POLICIES, ContextPolicyOptions, Policy, PolicyOptions
 from tpo_dist.process import memory_bytes
 from tpo_dist.records import Prompts, ScoredGroups
+from tpo_dist.rollout import SAMPLERS
 from tpo_dist.rollout.torch_sampler import TorchSampler
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream
@@ -38,6 +40,11 @@ def make_objective(config: RunConfig) -> Objective:
     method = lookup("objective", config.objective.name, OBJECTIVES)
     kinds = {name: each.kind for name, each in OBJECTIVES.items()}
     return build("objective", method.kind, config.objective.options, method.options, kinds)
+
+
+def sampler_options(config: RunConfig) -> Any:
+    """The options of the sampler. Raises UsageError for those that it refuses."""
+    return build("sampler", lookup("sampler", config.sampler.name, SAMPLERS), config.sampler.options, others=SAMPLERS)
 
 
 def make_policy(config: RunConfig) -> Policy:

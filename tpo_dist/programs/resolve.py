@@ -15,6 +15,7 @@ from tpo_dist.programs.parts import (
     make_task,
     policy_options,
     refuse_mismatch,
+    sampler_options,
 )
 from tpo_dist.tasks import Answers, ContextTask, Task, TokenScoring
 
@@ -30,6 +31,7 @@ def resolve(config: RunConfig) -> RunConfig:
             "task": _complete(config.task, task),
             "objective": _complete(config.objective, objective),
             "policy": _complete(config.policy, policy),
+            "sampler": _complete(config.sampler, sampler_options(config)),
             "rollout": config.rollout.model_copy(update={"block_size": size, "candidates": candidates}),
             "learner": config.learner.model_copy(update={"epochs": config.learner.epochs or objective.epochs}),
         }

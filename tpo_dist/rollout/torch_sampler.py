@@ -1,5 +1,7 @@
 """Sampling from a torch policy of our own, in batches of whole blocks."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -8,6 +10,11 @@ from tpo_dist.policies.weights import import_weights, view_weights
 from tpo_dist.randomness import draw_uniforms
 from tpo_dist.records import Prompts, Snapshot, StopReason, pad, weights_digest
 from tpo_dist.rollout.contract import Candidates, WrongWeights
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySampling:
+    """The policy itself draws, in batches of whole blocks: for policies of our own."""
 
 
 class TorchSampler:
