@@ -34,6 +34,11 @@ class Lease:
         return np.arange(self.first_draw, self.first_draw + self.draws, dtype=np.int64)
 
 
+def owner(holder: str) -> str:
+    """The worker that holds a lease under this name: one that has several under way names each `WORKER/NUMBER`."""
+    return holder.partition("/")[0]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """A draw whose group could not be made."""

@@ -124,6 +124,9 @@ class RolloutConfig(_Section):
     block_size: Count | None = Field(
         None, description="prompts a worker takes at a time; null: a quarter of groups_per_step, if that divides it"
     )
+    concurrency: Count | None = Field(
+        None, description="blocks that a worker has under way at a time; null: 1, or 16 where the sampler streams"
+    )
     verify_weights: Literal["load", "block"] | None = Field(
         None, description="when weights are hashed: once loaded, or for every block; null: block up to 8 MB"
     )

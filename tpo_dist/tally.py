@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from tpo_dist.blocks import BlockSummary, Event, Failure, Lease, StreamStats, Window
+from tpo_dist.blocks import BlockSummary, Event, Failure, Lease, StreamStats, Window, owner
 from tpo_dist.history import History
 
 WORKER_LOST = "worker lost"
@@ -32,7 +32,7 @@ class Tally:
 
     def hand_in(self, worker: str, summary: BlockSummary) -> None:
         """Count a block that came."""
-        self._by_worker[worker] += 1
+        self._by_worker[owner(worker)] += 1
         self.failed_groups.update(failure.cause for failure in summary.failures)
         sums = self._handed_in
         sums.blocks, sums.groups = sums.blocks + 1, sums.groups + summary.groups

@@ -17,7 +17,7 @@ from tpo_dist.learner.checkpoint import list_checkpoints
 from tpo_dist.programs.accounts import begin_ledger, open_stream
 from tpo_dist.programs.desk import FolderDesk
 from tpo_dist.programs.needs import first_workers, needs_of
-from tpo_dist.programs.parts import block_size, blocks_per_step, make_learner, make_worker
+from tpo_dist.programs.parts import block_size, blocks_per_step, concurrency, make_learner, make_worker, streams
 from tpo_dist.programs.run import Run, StepReport
 from tpo_dist.runtime.answers import await_all
 from tpo_dist.runtime.cluster import cluster, started_here
@@ -28,6 +28,7 @@ from tpo_dist.runtime.rollout_actor import RolloutActor
 from tpo_dist.runtime.seat import LearnerSeat
 from tpo_dist.runtime.sizing import Sizing
 from tpo_dist.runtime.stream_actor import StreamActor
+from tpo_dist.runtime.streaming_actor import StreamingActor
 from tpo_dist.runtime.supervisor import Supervisor
 
 
@@ -116,7 +117,11 @@ def _make_learner(run: Run, checkpoint: Path | None) -> Any:
 def _make_worker(config: RunConfig, name: str) -> Any:
     rollout = config.rollout
     options = Need(rollout.cpus, rollout.gpus).options(rollout.threads, config.cluster.placement)
-    return RolloutActor.options(**options).remote(name, rollout.threads, partial(make_worker, config))
+    make = partial(make_worker, config)
+    if not streams(config):
+        return RolloutActor.options(**options).remote(name, rollout.threads, make)
+    lanes, scorers = concurrency(config), config.scoring.processes
+    return StreamingActor.options(**options).remote(name, rollout.threads, make, lanes, scorers)
 
 
 def _newest_checkpoint(run: Run) -> Path | None:

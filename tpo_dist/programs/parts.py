@@ -130,6 +130,17 @@ def blocks_per_step(config: RunConfig) -> int:
     return config.rollout.groups_per_step // block_size(config)
 
 
+def streams(config: RunConfig) -> bool:
+    """Whether a worker has several blocks under way at a time."""
+    return concurrency(config) > 1
+
+
+def concurrency(config: RunConfig) -> int:
+    """Blocks that a worker has under way at a time."""
+    assert config.rollout.concurrency is not None, "resolve() fills it in"
+    return config.rollout.concurrency
+
+
 def _require_device(role: str, device: str) -> None:
     """Asked where the part is made: the driver's machine may have no GPU where the learner's has."""
     count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0

@@ -10,6 +10,7 @@ from tpo_dist.objective.tpo import TPO
 from tpo_dist.programs.parts import (
     block_size,
     blocks_per_step,
+    concurrency,
     make_objective,
     make_policy,
     make_task,
@@ -17,22 +18,31 @@ from tpo_dist.programs.parts import (
     refuse_mismatch,
     sampler_options,
 )
+from tpo_dist.rollout import SAMPLERS, Streaming
 from tpo_dist.tasks import Answers, ContextTask, Task, TokenScoring
+
+_LANES = 16
+"""Blocks that a worker has under way where the sampler streams: enough to keep an engine's batch full."""
 
 
 def resolve(config: RunConfig) -> RunConfig:
     """Every default filled in, every part tried. Raises UsageError for what cannot work together."""
     task, objective, policy = make_task(config), make_objective(config), policy_options(config)
     groups = config.rollout.groups_per_step
-    size = config.rollout.block_size or (groups // 4 if groups % 4 == 0 else groups)
+    sampler = sampler_options(config)
+    streams = issubclass(type(sampler), Streaming)
+    size = config.rollout.block_size or (1 if streams else groups // 4 if groups % 4 == 0 else groups)
+    lanes = config.rollout.concurrency or (_LANES if streams else 1)
     candidates = config.rollout.candidates or OBJECTIVES[config.objective.name].candidates
     resolved = config.model_copy(
         update={
             "task": _complete(config.task, task),
             "objective": _complete(config.objective, objective),
             "policy": _complete(config.policy, policy),
-            "sampler": _complete(config.sampler, sampler_options(config)),
-            "rollout": config.rollout.model_copy(update={"block_size": size, "candidates": candidates}),
+            "sampler": _complete(config.sampler, sampler),
+            "rollout": config.rollout.model_copy(
+                update={"block_size": size, "candidates": candidates, "concurrency": lanes}
+            ),
             "learner": config.learner.model_copy(update={"epochs": config.learner.epochs or objective.epochs}),
         }
     )
@@ -115,6 +125,11 @@ def _refuse_fleet(config: RunConfig) -> None:
             f"rollout.workers = {rollout.workers}",
             f"at most {blocks} blocks of {rollout.block_size} prompts are under way at a time, fewer than workers",
             "lower rollout.workers or rollout.block_size, or raise stream.max_staleness",
+        )
+    if concurrency(config) > 1 and not issubclass(SAMPLERS[config.sampler.name], Streaming):
+        reason = f"sampler {config.sampler.name!r} finishes a block before it begins another"
+        raise UsageError(
+            f"rollout.concurrency = {concurrency(config)}", reason, "leave it out, or use sampler.name=vllm"
         )
     if stream.drop_older_than is not None and stream.drop_older_than >= stream.max_staleness:
         raise UsageError(

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from tpo_dist.rollout.contract import Streaming
 from tpo_dist.rollout.torch_sampler import PolicySampling
 
 SAMPLERS: dict[str, type[Any]] = {
     "policy": PolicySampling,
 }
 
-__all__ = ["SAMPLERS"]
+__all__ = ["SAMPLERS", "Streaming"]

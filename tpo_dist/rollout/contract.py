@@ -4,7 +4,7 @@ Shapes: G groups (one prompt each), K candidates, T tokens of a candidate.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,35 @@ class Sampler(Protocol):
 
     def sample(self, prompts: Prompts, group_size: int) -> Candidates:
         """K candidates for each prompt, a pure function of weights, seed and draw ids."""
+        ...
+
+
+class Streaming:
+    """What the options of samplers that stream inherit from."""
+
+    __slots__ = ()
+
+
+@runtime_checkable
+class StreamingSampler(Sampler, Protocol):
+    """Samples several blocks at once, and gives each back as soon as its last candidate has ended."""
+
+    def submit(self, key: int, prompts: Prompts, group_size: int) -> None:
+        """Begin with a block; `key` is its name until it is given back."""
+        ...
+
+    def step(self) -> list[tuple[int, Candidates]]:
+        """Sample on for a moment; the blocks that ended in it, by key."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Blocks that were begun and not given back."""
+        ...
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether `load` may come while blocks are under way: the rest of them is sampled from the new weights."""
         ...
 
 

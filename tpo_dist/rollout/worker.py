@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tpo_dist.blocks import BlockSummary, Failure
 from tpo_dist.quarantine import GroupFailure
 from tpo_dist.records import Prompts, ScoredGroups, Snapshot, flatten, pad
-from tpo_dist.rollout.contract import Candidates, Sampler
+from tpo_dist.rollout.contract import Candidates, Sampler, StreamingSampler
 from tpo_dist.rollout.scoring import BlockScorer, BlockScores
 from tpo_dist.tasks import Task
 
@@ -31,6 +31,14 @@ class Rolled:
             raise RuntimeError(f"{len(self.failures)} groups failed, first that of draw {first.draw}: {reason}")
         assert self.groups is not None, "a block without groups has failures"
         return self.groups
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The weights that a group was sampled from; where they changed on the way, those that it began with."""
+
+    version: int
+    digest: str
 
 
 class RolloutWorker:
@@ -62,16 +70,48 @@ class RolloutWorker:
         started = time.perf_counter()
         prompts = self._task.prompts(self._seed, draw_ids)
         candidates = self._sampler.sample(prompts, self._group_size)
-        sampled = time.perf_counter()
+        return self.score(prompts, candidates, self.stamp, time.perf_counter() - started)
+
+    @property
+    def stamp(self) -> Stamp:
+        """What groups carry that are sampled now. Call it after sampling, or where that is not over, before it."""
+        assert self._sampler.version is not None, "nothing is sampled before the first snapshot"
+        return Stamp(self._sampler.version, self._sampler.digest)
+
+    def submit(self, key: int, draw_ids: NDArray[np.int64]) -> Prompts:
+        """Begin to sample these draws, which `step` will give back under that key; for samplers that stream."""
+        assert isinstance(self._sampler, StreamingSampler)
+        prompts = self._task.prompts(self._seed, draw_ids)
+        self._sampler.submit(key, prompts, self._group_size)
+        return prompts
+
+    @property
+    def pending(self) -> int:
+        """Blocks that were begun and not given back; 0 where the sampler does not stream."""
+        return self._sampler.pending if isinstance(self._sampler, StreamingSampler) else 0
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether weights may change while blocks are under way."""
+        return isinstance(self._sampler, StreamingSampler) and self._sampler.in_flight
+
+    def step(self) -> list[tuple[int, Candidates]]:
+        """Sample on for a moment; the blocks that are whole since."""
+        assert isinstance(self._sampler, StreamingSampler)
+        return self._sampler.step()
+
+    def score(self, prompts: Prompts, candidates: Candidates, stamp: Stamp, sample_seconds: float) -> Rolled:
+        """The second half of `roll`; threads may call it while the worker samples on."""
+        started = time.perf_counter()
         scores = self._scorer.score(prompts, candidates)
-        seconds = {"sample_seconds": sampled - started, "score_seconds": time.perf_counter() - sampled}
-        failures = self._failures(prompts, candidates, scores)
-        if len(failures) == len(draw_ids):
+        seconds = {"sample_seconds": sample_seconds, "score_seconds": time.perf_counter() - started}
+        failures = self._failures(prompts, candidates, scores, stamp)
+        if len(failures) == len(prompts.ids):
             return Rolled(groups=None, failures=failures)
-        return Rolled(groups=self._record(prompts, candidates, scores, seconds), failures=failures)
+        return Rolled(groups=self._record(prompts, candidates, scores, stamp, seconds), failures=failures)
 
     def _record(
-        self, prompts: Prompts, candidates: Candidates, scores: BlockScores, seconds: dict[str, float]
+        self, prompts: Prompts, candidates: Candidates, scores: BlockScores, stamp: Stamp, seconds: dict[str, float]
     ) -> ScoredGroups:
         """The groups that have scores; they share the seconds that all took."""
         kept = scores.rows_F if scores.defects else slice(None)  # a slice copies nothing
@@ -79,7 +119,6 @@ class RolloutWorker:
         prompt_tokens = prompts.tokens
         if scores.defects:
             prompt_tokens = flatten(pad(prompts.tokens, prompts.lengths)[kept], prompt_lengths)
-        assert self._sampler.version is not None
         return ScoredGroups(
             group_ids=prompts.ids[kept],
             prompt_tokens=prompt_tokens,
@@ -88,8 +127,8 @@ class RolloutWorker:
             lengths=lengths,
             behavior_logprobs=flatten(candidates.logps_GKT[kept], lengths),
             scores=scores.scores_FK,
-            snapshot_versions=np.full(count, self._sampler.version, dtype=np.int64),
-            snapshot_digests=np.full(count, self._sampler.digest.encode(), dtype="S32"),
+            snapshot_versions=np.full(count, stamp.version, dtype=np.int64),
+            snapshot_digests=np.full(count, stamp.digest.encode(), dtype="S32"),
             stop_reasons=candidates.stop_reasons_GK[kept],
             token_rewards=flatten(scores.token_rewards_FKT, lengths),
             greedy_scores=scores.greedy_F,
@@ -97,7 +136,9 @@ class RolloutWorker:
             info={name: np.full(count, total / count) for name, total in seconds.items()},
         )
 
-    def _failures(self, prompts: Prompts, candidates: Candidates, scores: BlockScores) -> tuple[GroupFailure, ...]:
+    def _failures(
+        self, prompts: Prompts, candidates: Candidates, scores: BlockScores, stamp: Stamp
+    ) -> tuple[GroupFailure, ...]:
         ends = np.cumsum(prompts.lengths, dtype=np.int64)
         found = []
         for row, defect in sorted(scores.defects.items()):
@@ -106,8 +147,8 @@ class RolloutWorker:
                 "prompt": prompts.tokens[ends[row] - prompts.lengths[row] : ends[row]].tolist(),
                 "candidates": [tokens[:length].tolist() for tokens, length in rows],
                 "greedy": None if candidates.greedy_GT is None else candidates.greedy_GT[row].tolist(),
-                "snapshot_version": self._sampler.version,
-                "snapshot_digest": self._sampler.digest,
+                "snapshot_version": stamp.version,
+                "snapshot_digest": stamp.digest,
             }
             draw = int(prompts.ids[row])
             found.append(GroupFailure(draw=draw, cause=defect.cause, detail=defect.detail, record=record))

@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING, Any
 
-from tpo_dist.blocks import StreamStats
+from tpo_dist.blocks import StreamStats, owner
 
 if TYPE_CHECKING:
     from tpo_dist.runtime.supervisor import Supervisor
@@ -25,7 +25,9 @@ def picture(of: "Supervisor") -> dict[str, Any]:
 
 def _rollouts(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
     now = time.monotonic()
-    held = {name: (block, seconds) for name, block, seconds in (stats.leases if stats else ())}
+    held: dict[str, tuple[int, float]] = {}  # the oldest where a worker has several under way
+    for name, number, age in sorted(stats.leases if stats else (), key=lambda lease: lease[2]):
+        held[owner(name)] = number, age
     workers = []
     for _, member in sorted(of.fleet.members.items()):
         block, seconds = held.get(member.name, (None, now - member.since))

@@ -34,46 +34,49 @@ class RolloutShell:
 
     def __init__(self, name: str, threads: int, make_worker: Callable[[], RolloutWorker]) -> None:
         set_up_process(threads)
-        self._name, self._make_worker, self._loaded = name, make_worker, (-1, "")
+        self.name, self._make_worker = name, make_worker
+        self.loaded = -1, ""
+        """Version and digest of its weights."""
 
     def ready(self) -> Whereabouts:
         """Build the worker. Raises whatever it raises; from a constructor, Ray would only say that the actor died."""
-        self._worker = self._make_worker()
-        return whereabouts(self._name)
+        self.worker = self._make_worker()
+        return whereabouts(self.name)
 
     def roll(self, stream: Any, seconds: float) -> int:
         """Work until there is nothing more to do; blocks delivered. `seconds` bounds each wait for a lease."""
         patience = seconds + GRACE_SECONDS
-        self._load(ask(stream.newest.remote(seconds), patience, "the first snapshot"))
+        self.load(ask(stream.newest.remote(seconds), patience, "the first snapshot"))
         large: list[Any] = []
         delivered, delivery = 0, None
         while True:
             asked = time.perf_counter()
-            turn = pack(Turn(self._name, self._loaded, delivery, seconds))
+            turn = pack(Turn(self.name, self.loaded, delivery, seconds))
             answer = ask(stream.turn.remote(turn, large), patience, "its next block")
             if not answer:
                 return delivered
             started = time.perf_counter()
             lease: Lease = unpack(answer[0])
-            if self._loaded != (lease.version, lease.digest) and not self._load(answer[1:]):
+            if self.loaded != (lease.version, lease.digest) and not self.load(answer[1:]):
                 delivery, large, why = None, [], "its snapshot went with the learner that published it"
                 ask(stream.hand_back.remote(lease, why), GRACE_SECONDS, "the stream")
                 time.sleep(_PAUSE_SECONDS)  # until the stream hears of it, it has no other
                 continue
-            rolled = self._worker.roll(lease.draw_ids)
+            rolled = self.worker.roll(lease.draw_ids)
             delivery, large = deliver(lease, rolled, started - asked, time.perf_counter() - started)
             del rolled
             delivered += 1
 
-    def _load(self, reference: list[Any]) -> bool:
-        """False where it cannot be had any more: the learner that made it died, and the next publishes its own."""
+    def load(self, reference: list[Any]) -> bool:
+        """Take over a published snapshot; False where it cannot be had any more: the learner that made it died, and the
+        next publishes its own."""
         try:
             snapshots: list[Snapshot] = ray.get(reference, timeout=GRACE_SECONDS)
         except ObjectLostError:
             return False
         for snapshot in snapshots:  # none once the run is over
-            self._worker.load(snapshot)
-            self._loaded = snapshot.version, snapshot.digest
+            self.worker.load(snapshot)
+            self.loaded = snapshot.version, snapshot.digest
         return True
 
 

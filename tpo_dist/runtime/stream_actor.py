@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from tpo_dist.blocks import Lease, Settled, StreamStats, Taken, Window
+from tpo_dist.blocks import Lease, Settled, StreamStats, Taken, Window, owner
 from tpo_dist.metrics import Mean, Metrics, Sum
 from tpo_dist.quarantine import write_quarantine
 from tpo_dist.runtime.messages import Delivery, Turn, Whereabouts, pack, set_up_process, unpack, whereabouts
@@ -27,6 +27,9 @@ class StreamShell:
         self._news = Bell()
         self._before = self._stream.stats()
         self._refused: dict[str, str] = {}
+        self._lanes: dict[str, set[str]] = {}
+        """Names under which each worker has asked, and of which it was told that none gets more."""
+        self._retired: set[str] = set()
         self._life = uuid.uuid4().hex  # a restarted process has another
 
     async def where(self) -> Whereabouts:
@@ -45,6 +48,9 @@ class StreamShell:
         """A packed `Turn`, with the groups of its block where they are a reference; the next lease, packed, and the
         snapshot where the worker has another than it is to sample from. An empty list when nothing is left to do."""
         turn: Turn = unpack(packed)
+        self._lanes.setdefault(owner(turn.worker), set()).add(turn.worker)
+        if owner(turn.worker) in self._retired:
+            self._stream.retire(turn.worker)
         if turn.delivery is not None:
             await self._hand_in(turn.delivery, large)
         while True:
@@ -85,7 +91,7 @@ class StreamShell:
     async def refuse(self, blocks: Sequence[int], workers: Sequence[str], reason: str) -> None:
         """The learner does not take these blocks, which these workers made."""
         await self._stream.refuse(blocks, reason)
-        self._refused |= dict.fromkeys(workers, reason)
+        self._refused |= dict.fromkeys(map(owner, workers), reason)
 
     async def hand_back(self, lease: Lease, reason: str) -> None:
         """The worker could not begin this block."""
@@ -93,11 +99,20 @@ class StreamShell:
 
     async def lost(self, worker: str, reason: str) -> list[int]:
         """A worker's process is gone; the blocks that went with it."""
-        return await self._stream.lost(worker, reason)
+        self._retired.discard(worker)
+        return [block for lane in self._lanes_of(worker) for block in await self._stream.lost(lane, reason)]
 
     async def retire(self, worker: str) -> None:
         """This worker gets nothing more."""
-        self._stream.retire(worker)
+        self._retired.add(worker)
+        for lane in self._lanes_of(worker):
+            self._stream.retire(lane)
+
+    def _lanes_of(self, worker: str) -> list[str]:
+        """Every name of that worker, those included that an earlier process of the stream has heard."""
+        held = [name for name, _, _ in self._stream.stats().leases]
+        known = {worker, *self._lanes.get(worker, ()), *held, *self._stream.owed_by_worker()}
+        return sorted(name for name in known if owner(name) == worker)
 
     async def rollback(self, step: int, settled: Settled) -> None:
         """The learner begins again at this step."""
@@ -108,7 +123,10 @@ class StreamShell:
         """Numbers, workers whose groups were refused since the last look, finished blocks that live with each worker,
         and which life of this actor it is."""
         refused, self._refused = self._refused, {}
-        return self._stream.stats(), refused, self._stream.owed_by_worker(), self._life
+        owed: dict[str, list[int]] = {}
+        for name, blocks in self._stream.owed_by_worker().items():
+            owed.setdefault(owner(name), []).extend(blocks)
+        return self._stream.stats(), refused, owed, self._life
 
     async def close(self) -> None:
         """End every wait."""

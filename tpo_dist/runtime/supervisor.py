@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from tpo_dist.blocks import owner
 from tpo_dist.config import DeadlineConfig, FaultConfig
 from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.runtime import nodes
@@ -236,10 +237,10 @@ class Supervisor:
         assert self.seen is not None
         by_name = {member.name: member for member in self.fleet.members.values()}
         for name, block, held in self.seen.stats.leases:
-            member = by_name.get(name)
+            member = by_name.get(owner(name))
             if member is None:
-                self.stream.retire.remote(name)  # nobody began that block, so it does not count against it
-                self.stream.lost.remote(name, "nobody of that name is left")
+                self.stream.retire.remote(owner(name))  # nobody began that block, so it does not count against it
+                self.stream.lost.remote(owner(name), "nobody of that name is left")
                 continue
             watched = Watched(
                 name=name,
