@@ -16,7 +16,7 @@ train: $(STAMP)
 	@$(BIN)/tpo-dist train jobs/token_reversal.yaml $(ARGS)
 
 test: $(WHOLE)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(WHOLE)
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy --no-error-summary
