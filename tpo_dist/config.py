@@ -88,6 +88,9 @@ class LearnerConfig(_Section):
     reference: Literal["snapshot", "initial"] = Field(
         "snapshot", description="what a KL in the objective holds on to: the rollout snapshot, or the first weights"
     )
+    reference_kl: float = Field(
+        0.0, ge=0, description="weight of a KL to that policy (k3, mean per token), beside any objective"
+    )
     correction: CorrectionConfig = CorrectionConfig()
     early_stop: EarlyStopConfig = EarlyStopConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

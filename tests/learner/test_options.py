@@ -99,6 +99,22 @@ def test_the_first_weights_can_be_the_reference(small_config):
     assert losses["initial"][1] > losses["snapshot"][1] + 1e-2
 
 
+def test_any_objective_can_be_held_to_the_first_weights(small_config):
+    """The penalty alone: its gradient points back to where the policy started."""
+    config = small_config(*DENSE, "learner.reference=initial", "learner.reference_kl=3.0", "learner.epochs=1")
+    learner, worker = make_learner(config), make_worker(config)
+    free = make_learner(small_config(*DENSE, "learner.epochs=1"))
+    losses = []
+    for each in (learner, free):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for parameter in each.policy.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        worker.load(each.snapshot())
+        losses.append(each.update(worker.roll(np.arange(24)).groups)["loss_first"].value)
+    assert losses[0] > losses[1] + 1e-2
+
+
 def test_epochs_end_where_the_policy_has_gone_far_enough(small_config):
     free, record = standing(small_config(*DENSE, "learner.epochs=6"))
     assert free.update(record)["epochs"].value == 6

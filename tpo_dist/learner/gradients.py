@@ -64,9 +64,11 @@ class EpochGradients:
         objective: Objective,
         batch: TrainingBatch,
         micro_batch_candidates: int | None,
+        reference_kl: float = 0.0,
     ) -> None:
         self._policy, self._objective = policy, objective
         self._batch, self._limit = batch, micro_batch_candidates
+        self._reference_kl = reference_kl
         self.signal = objective.signal(batch.groups)
         self.ratio_ess: Mean | None = None
         """Effective share of the candidates, by the ratios of the policy at the start of the first epoch to the ones
@@ -150,7 +152,7 @@ class EpochGradients:
     def _weigh(self, logps_GKT: Tensor) -> tuple[float, Tensor]:
         """Loss, and its gradient with respect to the log-probs in the policy's shape."""
         batch = self._batch
-        at = weigh(self._objective, logps_GKT, batch.groups, self.signal, batch.token_weights_GKT)
+        at = weigh(self._objective, logps_GKT, batch.groups, self.signal, batch.token_weights_GKT, self._reference_kl)
         return at.loss, self._batch.from_groups(at.weights_GKT)
 
     def _all_parts(self) -> list[MicroBatch]:

@@ -62,7 +62,8 @@ class Learner:
         self._micro, self._max_norm = config.micro_batch_candidates, config.max_grad_norm
         self._stop = config.early_stop
         self._correction = make_correction(config.correction)
-        held = config.reference == "initial" and wants_reference(objective)
+        self._reference_kl = config.reference_kl
+        held = config.reference == "initial" and (wants_reference(objective) or config.reference_kl > 0)
         self._reference = copy.deepcopy(self.policy).requires_grad_(False) if held else None
         self._oracle = oracle
         self._publish_every, self._remember = config.publish_every, remember
@@ -80,7 +81,7 @@ class Learner:
         batch = to_tensors(record, self.device)
         if self._reference is not None:
             batch = with_reference(batch, self._reference, self._micro)
-        gradients = EpochGradients(self.policy, self.objective, batch, self._micro)
+        gradients = EpochGradients(self.policy, self.objective, batch, self._micro, self._reference_kl)
         corrected = {} if self._correction is None else gradients.corrected(self._correction)
         diagnostics = self.objective.diagnostics(gradients.groups, gradients.signal)
         self._warn_about(diagnostics)

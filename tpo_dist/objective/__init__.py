@@ -1,6 +1,6 @@
 """The mathematics: plain tensors and floats in, tensors out. Knows nothing of configs, records or Ray."""
 
-from tpo_dist.objective.contract import Evaluation, Objective, evaluate, wants_reference, weigh
+from tpo_dist.objective.contract import Evaluation, Objective, evaluate, reference_divergence, wants_reference, weigh
 from tpo_dist.objective.corrections import CORRECTIONS, Correction, effective_sample_size
 from tpo_dist.objective.diagnostics import target_diagnostics
 from tpo_dist.objective.distribution import GroupDistribution, group_logits
@@ -25,6 +25,7 @@ __all__ = [
     "group_logits",
     "make_groups",
     "progress",
+    "reference_divergence",
     "standardised_scores",
     "target_cross_entropy",
     "target_diagnostics",

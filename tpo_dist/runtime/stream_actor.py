@@ -18,8 +18,9 @@ from tpo_dist.waiting import Bell
 class StreamShell:
     """Holds the stream, the references in it, and the newest snapshot."""
 
-    def __init__(self, open_stream: Callable[[], GroupStream], folder: Path) -> None:
-        """`open_stream` finds what an earlier process of this run wrote into the ledger. `folder`: of the run."""
+    def __init__(self, open_stream: Callable[[], GroupStream], folder: Path, evaluate_every: int | None = None) -> None:
+        """`open_stream` finds what an earlier process of this run wrote into the ledger. `folder`: of the run.
+        `evaluate_every`: steps between the snapshots that are kept for the evaluator; None: none is."""
         set_up_process(1)
         self._stream, self._folder = open_stream(), folder
         self._snapshot: list[Any] = []
@@ -27,6 +28,8 @@ class StreamShell:
         self._news = Bell()
         self._before = self._stream.stats()
         self._refused: dict[str, str] = {}
+        self._every, self._marked = evaluate_every, -1
+        self._milestones: list[tuple[int, list[Any]]] = []
         self._lanes: dict[str, set[str]] = {}
         """Names under which each worker has asked, and of which it was told that none gets more."""
         self._retired: set[str] = set()
@@ -77,7 +80,27 @@ class StreamShell:
         if version >= self._stream.version:
             self._version, self._snapshot = version, snapshot
             await self._stream.publish(version, digest)
+            self._mark(version, snapshot)
             self._news.ring()
+
+    def _mark(self, version: int, snapshot: list[Any]) -> None:
+        """Keep the first snapshot at or after each multiple; an evaluator that is slow misses all but the newest two."""
+        if self._every is None or (self._marked >= 0 and version // self._every <= self._marked // self._every):
+            return
+        self._marked = version
+        self._milestones = [*self._milestones[-1:], (version, snapshot)]
+
+    async def milestone(self, after: int, seconds: float) -> list[Any]:
+        """Version and snapshot to evaluate next, later than that version; an empty list once the run is over."""
+
+        def found() -> list[Any]:
+            return [(version, *snapshot) for version, snapshot in self._milestones if version > after]
+
+        def what() -> str:
+            return f"a snapshot after version {after} to evaluate, which the learner owes"
+
+        await self._news.wait(lambda: bool(found()) or self._stream.closed, seconds, what)
+        return list(found()[0]) if found() else []
 
     async def take(
         self, step: int, seconds: float, version: int, digest: str, snapshot: list[Any]
