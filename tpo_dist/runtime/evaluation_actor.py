@@ -49,7 +49,7 @@ class EvaluationSeat:
         """`make` gives an actor; `hear` gets version and scores; `say` tells the user a sentence."""
         self._make, self._stream, self._hear, self._say = make, stream, hear, say
         self._actor: Any = None
-        self._over = False
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="evaluation")
 
     def start(self, restarts: int, seconds: float) -> None:
@@ -59,7 +59,7 @@ class EvaluationSeat:
 
     def _follow(self) -> None:
         after, deaths = -1, 0
-        while not self._over:
+        while not self._over.is_set():
             self._actor = self._make()
             try:
                 ray.get(self._actor.ready.remote(), timeout=self._seconds)
@@ -70,7 +70,7 @@ class EvaluationSeat:
                 return
             except (RayError, GetTimeoutError) as error:
                 deaths += 1
-                if self._over:
+                if self._over.is_set():
                     return
                 why = reason(error) if isinstance(error, RayError) else f"not up in {self._seconds:g} s"
                 if deaths > self._restarts:
@@ -88,7 +88,7 @@ class EvaluationSeat:
 
     def close(self) -> None:
         """End its process."""
-        self._over = True
+        self._over.set()
         if self._actor is not None:
             ray.kill(self._actor)
 
