@@ -98,7 +98,8 @@ async def serve(connection: socket.socket) -> None:
     try:
         task = build_text_task(first["task"], first["options"])
         scoring = Scoring(task, first["seed"], first["seconds"])
-        scoring_ready(task, first["seed"])
+        hello = {"ready": True, "concurrent": scoring.concurrent}
+        _load(task, first["seed"])
     except UsageError as error:
         say({"refused": [error.where, error.reason, error.fix]})
         return await writer.drain()
@@ -107,7 +108,7 @@ async def serve(connection: socket.socket) -> None:
         return await writer.drain()
     if first["memory_mb"] is not None:
         limit_memory(first["memory_mb"] << 20)
-    say({"ready": True, "concurrent": scoring.concurrent})
+    say(hello)
     running: set[asyncio.Task[None]] = set()
 
     async def work(job: dict[str, Any]) -> None:
@@ -121,7 +122,7 @@ async def serve(connection: socket.socket) -> None:
     return None
 
 
-def scoring_ready(task: TextTask, seed: int) -> None:
+def _load(task: TextTask, seed: int) -> None:
     """Load what scoring needs, before its time and memory are limited: data, and a question that uses it."""
     for source in task.sources:
         task.member(source).question(seed, 0)
