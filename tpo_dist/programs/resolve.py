@@ -16,6 +16,7 @@ from tpo_dist.programs.parts import (
     make_task,
     policy_options,
     refuse_mismatch,
+    refuse_sampler,
     sampler_options,
 )
 from tpo_dist.rollout import SAMPLERS, Streaming
@@ -46,6 +47,7 @@ def resolve(config: RunConfig) -> RunConfig:
             "learner": config.learner.model_copy(update={"epochs": config.learner.epochs or objective.epochs}),
         }
     )
+    refuse_sampler(resolved)
     refuse_mismatch(resolved, task, policy)
     if candidates == "token":
         _refuse_token_level(resolved, task, objective)

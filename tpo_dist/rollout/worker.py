@@ -11,7 +11,7 @@ from tpo_dist.quarantine import GroupFailure
 from tpo_dist.records import Prompts, ScoredGroups, Snapshot, flatten, pad
 from tpo_dist.rollout.contract import Candidates, Sampler, StreamingSampler
 from tpo_dist.rollout.scoring import BlockScorer, BlockScores
-from tpo_dist.tasks import Task
+from tpo_dist.tasks import GroupScoring, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,6 +119,7 @@ class RolloutWorker:
         prompt_tokens = prompts.tokens
         if scores.defects:
             prompt_tokens = flatten(pad(prompts.tokens, prompts.lengths)[kept], prompt_lengths)
+        rewards = scores.token_rewards_FKT
         return ScoredGroups(
             group_ids=prompts.ids[kept],
             prompt_tokens=prompt_tokens,
@@ -130,9 +131,11 @@ class RolloutWorker:
             snapshot_versions=np.full(count, stamp.version, dtype=np.int64),
             snapshot_digests=np.full(count, stamp.digest.encode(), dtype="S32"),
             stop_reasons=candidates.stop_reasons_GK[kept],
-            token_rewards=flatten(scores.token_rewards_FKT, lengths),
+            token_rewards=None if rewards is None else flatten(rewards, lengths),
             greedy_scores=scores.greedy_F,
             token_level=self._token_level,
+            sources=scores.sources_F,
+            parts=scores.parts_F,
             info={name: np.full(count, total / count) for name, total in seconds.items()},
         )
 
@@ -151,6 +154,8 @@ class RolloutWorker:
                 "snapshot_digest": stamp.digest,
             }
             draw = int(prompts.ids[row])
+            if isinstance(self._task, GroupScoring):
+                record["words"] = self._task.describe(draw, candidates.tokens_GKT[row], candidates.lengths_GK[row])
             found.append(GroupFailure(draw=draw, cause=defect.cause, detail=defect.detail, record=record))
         return tuple(found)
 
