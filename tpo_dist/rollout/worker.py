@@ -80,6 +80,7 @@ class RolloutWorker:
         if scores.defects:
             prompt_tokens = flatten(pad(prompts.tokens, prompts.lengths)[kept], prompt_lengths)
         assert self._sampler.version is not None
+        versions = candidates.versions_GKT
         return ScoredGroups(
             group_ids=prompts.ids[kept],
             prompt_tokens=prompt_tokens,
@@ -94,6 +95,7 @@ class RolloutWorker:
             token_rewards=flatten(scores.token_rewards_FKT, lengths),
             greedy_scores=scores.greedy_F,
             token_level=self._token_level,
+            token_versions=None if versions is None else flatten(versions[kept], lengths),
             info={name: np.full(count, total / count) for name, total in seconds.items()},
         )
 
