@@ -266,10 +266,6 @@ def _check_values(groups: ScoredGroups) -> None:
         raise ValueError(f"stop_reasons holds {np.unique(groups.stop_reasons).tolist()}, not only those of StopReason")
     if len(np.unique(groups.group_ids)) < len(groups):
         raise ValueError("group_ids holds a group twice")
-    if groups.token_versions is not None:
-        own = np.repeat(groups.snapshot_versions, groups.lengths.sum(axis=1))
-        if (groups.token_versions < own).any():
-            raise ValueError("token_versions holds a version older than that of its group")
     for name, numbers in groups.info.items():
         if numbers.dtype != np.float64 or not np.isfinite(numbers).all():
             raise ValueError(f"info/{name} has to hold finite float64 numbers")

@@ -73,7 +73,7 @@ CASES = {
     "a sampler of language models for a network of ours": (JOB, ["sampler.name=transformers"], ["sampler.name = 'transformers'", "policy 'transformer' is a network of ours", "give sampler.name=policy"]),
     "a truncated distribution": (JOB, ["sampler.name=transformers", "sampler.top_p=0.9"], ["sampler.top_p = 0.9", "another distribution than the one that was sampled from", "leave top_p out"]),
     "an unknown sampler": (JOB, ["sampler.name=vlm"], ["sampler.name = 'vlm'", "there is no such sampler"]),
-    "an option of another sampler": (JOB, ["sampler.max_sequences=8"], ["max_sequences is an option of transformers", "this one takes none"]),
+    "an option of another sampler": (JOB, ["sampler.max_sequences=8"], ["max_sequences is an option of transformers, vllm", "this one takes none"]),
     "no file": (None, [], ["there is no such file", "give the path of a job file"]),
     "broken YAML": ("steps: [1, 2\nname: x\n", [], ["is not valid YAML", "line"]),
     "a key twice": ("steps: 1\nsteps: 2\n", [], ["is not valid YAML", "duplicate key"]),

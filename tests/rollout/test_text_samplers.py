@@ -13,6 +13,7 @@ from tpo_dist.records import StopReason
 from tpo_dist.rollout.contract import WrongWeights
 from tpo_dist.rollout.generation import Adapters
 from tpo_dist.rollout.transformers_sampler import TransformersSampler, TransformersSampling
+from tpo_dist.rollout.vllm_sampler import VLLMSampler, VLLMSampling
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # importing what is not ours warns
 
@@ -29,15 +30,49 @@ def weights(folder):
     return changed(folder, version=4)
 
 
-@pytest.fixture(scope="module", params=["transformers"])
-def make(request, folder):
-    """Samplers over one engine, with changes to `about`."""
-    model = TransformersSampling().build(about(folder))._model
+def transformers_samplers(folder, **changes):
+    """Samplers of these settings over one model, and how to end it."""
+    model = TransformersSampling().build(about(folder, **changes))._model
 
     def make(**changes):
         return TransformersSampler(model, about(folder, **changes), max_sequences=12)
 
-    return make
+    return make, lambda: None
+
+
+def vllm_samplers(folder, **changes):
+    """The same over one engine."""
+    pytest.importorskip("vllm")
+    options = VLLMSampling(max_sequences=24)
+    first = options.build(about(folder, **{"stop": ("",), **changes}))  # where texts may stop it, it has a tokenizer
+
+    def make(**changes):
+        first._engine._about = about(folder, **changes)
+        return VLLMSampler(first._engine, first._engine._about, options)
+
+    return make, first.close
+
+
+SAMPLERS = [
+    pytest.param(transformers_samplers, id="transformers"),
+    pytest.param(vllm_samplers, id="vllm", marks=pytest.mark.vllm),
+]
+
+
+@pytest.fixture(scope="module", params=SAMPLERS)
+def make(request, folder):
+    """Samplers over one engine, with changes to `about`."""
+    make, close = request.param(folder)
+    yield make
+    close()
+
+
+@pytest.fixture(scope="module", params=SAMPLERS)
+def make_adapted(request, folder):
+    """The same over one that takes adapters."""
+    make, close = request.param(folder, adapters=Adapters(rank=4, scale=1.5))
+    yield make
+    close()
 
 
 @pytest.fixture
@@ -238,17 +273,7 @@ def test_adapters_alone_are_enough(make_adapted, folder):
         assert np.abs(drawn.logps_GKT - all_plain_logps(load(folder), prompts, drawn, 1.0)).max() > 1e-2
 
 
-@pytest.fixture
-def make_adapted(make, folder):
-    """As `make`, over an engine that takes adapters and nothing has changed yet."""
-
-    def make_adapted(**changes):
-        return TransformersSampling().build(about(folder, **changes))
-
-    return make_adapted
-
-
-@pytest.mark.parametrize("kind", [TransformersSampling])
+@pytest.mark.parametrize("kind", [TransformersSampling, VLLMSampling])
 @pytest.mark.parametrize("option", [{"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.05}])
 def test_sampling_from_another_distribution_is_refused(kind, option):
     [(name, value)] = option.items()

@@ -5,10 +5,12 @@ from typing import Any
 from tpo_dist.rollout.contract import Streaming
 from tpo_dist.rollout.torch_sampler import PolicySampling
 from tpo_dist.rollout.transformers_sampler import TransformersSampling
+from tpo_dist.rollout.vllm_sampler import VLLMSampling
 
 SAMPLERS: dict[str, type[Any]] = {
     "policy": PolicySampling,
     "transformers": TransformersSampling,
+    "vllm": VLLMSampling,
 }
 
 __all__ = ["SAMPLERS", "Streaming"]

@@ -119,7 +119,7 @@ class RolloutWorker:
         prompt_tokens = prompts.tokens
         if scores.defects:
             prompt_tokens = flatten(pad(prompts.tokens, prompts.lengths)[kept], prompt_lengths)
-        rewards = scores.token_rewards_FKT
+        rewards, versions = scores.token_rewards_FKT, candidates.versions_GKT
         return ScoredGroups(
             group_ids=prompts.ids[kept],
             prompt_tokens=prompt_tokens,
@@ -136,6 +136,7 @@ class RolloutWorker:
             token_level=self._token_level,
             sources=scores.sources_F,
             parts=scores.parts_F,
+            token_versions=None if versions is None else flatten(versions[kept], lengths),
             info={name: np.full(count, total / count) for name, total in seconds.items()},
         )
 
