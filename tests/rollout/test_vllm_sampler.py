@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from tests.rollout.language_models import about, all_plain_logps, changed, load, questions
 from tests.tiny import tiny_model
 from tpo_dist.errors import UsageError
-from tpo_dist.records import StopReason
 from tpo_dist.rollout.contract import StreamingSampler, WrongWeights
 from tpo_dist.rollout.vllm_sampler import VLLMSampler, VLLMSampling, set_environment
 
@@ -30,7 +30,7 @@ def models(folder):
 
 @pytest.fixture(scope="module")
 def engine(folder):
-    sampler = VLLMSampling(max_sequences=8).build(about(folder, max_tokens=24))
+    sampler = VLLMSampling(max_sequences=40).build(about(folder, max_tokens=24))
     yield sampler._engine
     sampler.close()
 
@@ -39,8 +39,9 @@ def engine(folder):
 def make(engine, folder, models):
     """A sampler over the engine, with version 1 loaded."""
 
-    def make(**options):
-        sampler = VLLMSampler(engine, about(folder, max_tokens=24), VLLMSampling(max_sequences=8, **options))
+    def make(max_sequences=8, **options):
+        options = VLLMSampling(max_sequences=max_sequences, **options)
+        sampler = VLLMSampler(engine, about(folder, max_tokens=24), options)
         sampler.load(models[1][1])
         return sampler
 
@@ -151,6 +152,20 @@ def test_tokens_of_one_version_need_no_list(make, models):
     assert candidates.versions_GKT is None
 
 
+def test_what_began_under_other_weights_than_asked_for_says_so(make, models):
+    sampler = make()
+    sampler.submit(1, questions([5]), 2)
+    sampler.load(models[2][1])
+    candidates = finish(sampler)[1]
+    assert set(candidates.versions_GKT[candidates.logps_GKT < 0].tolist()) == {2}
+
+
+def test_vllm_leaves_the_process_as_it_was(engine):
+    torch.set_num_threads(2)  # its CPU worker puts something else there, which does nothing
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+
+
 def test_old_weights_leave_nothing_in_the_cache(make, models):
     sampler, prompts = make(), questions([64, 64], first=9)
     for version in (1, 2, 1):
@@ -189,16 +204,24 @@ def test_a_prompt_that_is_too_long_is_refused_when_it_is_submitted(make):
     assert sampler.pending == 0
 
 
-def test_long_prompts_in_great_number_keep_their_random_numbers(make, folder, engine):
+def test_a_probe_does_not_wait_for_a_full_engine(make, models):
+    sampler = make(max_sequences=40, keep_cache=True)
+    sampler.submit(1, questions([5] * 20), 2)
+    for _ in range(3):
+        sampler.step()
+    sampler.load(models[2][1])
+    sampler.load(models[3][1])
+    candidates = finish(sampler)[1]
+    longest = candidates.versions_GKT[candidates.lengths_GK == 24]
+    assert (longest == [1] * 3 + [2] + [3] * 20).all()
+
+
+def test_long_prompts_in_great_number_keep_their_random_numbers(make, models):
     """vLLM reads a prompt in pieces where many come at once, and rewinds its random numbers for that; a CPU cannot."""
-    sampler = VLLMSampler(engine, about(folder, max_tokens=2), VLLMSampling(max_sequences=60))
-    sampler.load(changed(folder, 1)[1])
-    prompts = questions([64] * 60)
-    drawn = sampler.sample(prompts, 1)
-    assert (drawn.stop_reasons_GK == StopReason.LENGTH).mean() > 0.9
-    np.testing.assert_allclose(
-        drawn.logps_GKT, all_plain_logps(changed(folder, 1)[0], prompts, drawn, 1.0), atol=1e-4, rtol=0
-    )
+    prompts = questions([63] * 40)
+    drawn = make(max_sequences=40).sample(prompts, 1)
+    expected = all_plain_logps(models[1][0], prompts, drawn, 1.0)
+    np.testing.assert_allclose(drawn.logps_GKT, expected, atol=1e-4, rtol=0)
 
 
 def test_a_run_without_vllm_says_what_to_install(monkeypatch, tmp_path):
