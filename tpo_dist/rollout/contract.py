@@ -25,6 +25,8 @@ class Candidates:
     """`StopReason` of each candidate."""
     greedy_GT: NDArray[np.int32] | None = None
     """The greedy completion of each prompt, where the objective asks for one."""
+    greedy_lengths_G: NDArray[np.int32] | None = None
+    """Tokens of each; None: as many as its first candidate has."""
 
 
 class Sampler(Protocol):
