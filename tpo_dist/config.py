@@ -198,7 +198,7 @@ class TextConfig(_Section):
     )
     system_prompt: str | None = Field(None, description="said before each question; null: the task's own, if any")
     chat_options: dict[str, Any] = Field({}, description="arguments of the chat template, such as enable_thinking")
-    stop: tuple[str, ...] = Field((), description="texts that end a completion, beside the model's own end tokens")
+    stop: list[str] = Field([], description="texts that end a completion, beside the model's own end tokens")
 
 
 class ScoringConfig(_Section):

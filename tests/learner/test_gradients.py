@@ -6,7 +6,8 @@ import torch
 from tests.objective.batches import make_objective
 from tests.policies.test_transformer import make_policy, random_batch
 from tpo_dist.learner.batch import TrainingBatch
-from tpo_dist.learner.gradients import EpochGradients, split
+from tpo_dist.learner.gradients import EpochGradients
+from tpo_dist.learner.micro_batches import split
 from tpo_dist.objective import OBJECTIVES, make_groups
 
 

@@ -78,7 +78,7 @@ def random_batch(name):
 
 
 def test_every_policy_has_a_case():
-    assert CASES.keys() == POLICIES.keys()
+    assert CASES.keys() == POLICIES.keys() - {"causal_lm"}  # which has weights of its own: test_causal_lm.py
     assert all(isinstance(options, POLICIES[name]) for name, options in CASES.items())
 
 

@@ -44,11 +44,7 @@ class TrainingBatch:
 def to_tensors(record: ScoredGroups, device: torch.device) -> TrainingBatch:
     """Padded tensors of a record, copied to the device: the record's own arrays are read-only and shared."""
     prompts = pad(record.prompt_tokens, record.prompt_lengths)
-    if not (record.prompt_lengths == prompts.shape[1]).all():
-        raise ValueError(
-            f"prompts of {int(record.prompt_lengths.min())} to {prompts.shape[1]} tokens in one batch; "
-            "this policy takes prompts of one length"
-        )
+    ragged = bool((record.prompt_lengths != prompts.shape[1]).any())
     tokens = pad(record.tokens, record.lengths)
     mask = np.arange(tokens.shape[-1]) < record.lengths[..., None]
     rewards = None if record.token_rewards is None else pad(record.token_rewards, record.lengths)
@@ -61,6 +57,7 @@ def to_tensors(record: ScoredGroups, device: torch.device) -> TrainingBatch:
         tokens_GKT=tensor(tokens, torch.int64),
         mask_GKT=tensor(mask, torch.bool),
         prefixes_GT=tensor(tokens[:, 0], torch.int64) if record.token_level else None,
+        prompt_lengths_G=tensor(record.prompt_lengths, torch.int64) if ragged else None,
     )
     old_logps = tensor(pad(record.behavior_logprobs, record.lengths), torch.float32)
     if record.token_level:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.learner import Learner
-from tpo_dist.policies.weights import import_weights
+from tpo_dist.policies.weights import import_weights, to_array
 from tpo_dist.records import weights_digest
 
 FORMAT = 3
@@ -49,7 +49,7 @@ def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
             "published": {str(version): digest for version, digest in learner.published.items()},
             "settled": learner.settled,
         }
-        weights = {name: p.detach().contiguous() for name, p in learner.policy.named_parameters()}
+        weights = {name: p.detach().contiguous() for name, p in learner.policy.published_parameters().items()}
         _save(weights, temporary / MODEL, {name: _text(value) for name, value in header.items()})
         _save(_optimizer_tensors(learner), temporary / _OPTIMIZER)
         state = {
@@ -216,7 +216,7 @@ def load_checkpoint(checkpoint: Path, learner: Learner) -> None:
     except SafetensorError as error:
         raise UsageError(str(checkpoint), f"cannot be read ({error})", _remedy(checkpoint)) from None
     try:
-        import_weights(learner.policy, {name: tensor.numpy() for name, tensor in weights.items()})
+        import_weights(learner.policy, {name: to_array(tensor) for name, tensor in weights.items()})
     except ValueError as error:
         fix = "resume with the task and policy that the run was started with"
         raise UsageError(str(checkpoint / MODEL), f"holds another model: {error}", fix) from None
@@ -228,8 +228,8 @@ def load_checkpoint(checkpoint: Path, learner: Learner) -> None:
 
 def state_digests(learner: Learner) -> dict[str, str]:
     """Checksum of each parameter and of each tensor that the optimizer keeps: equal where two are, bit for bit."""
-    tensors = {**dict(learner.policy.named_parameters()), **_optimizer_tensors(learner)}
-    return {name: weights_digest({name: tensor.detach().cpu().numpy()}) for name, tensor in tensors.items()}
+    tensors = {**learner.policy.published_parameters(), **_optimizer_tensors(learner)}
+    return {name: weights_digest({name: to_array(tensor)}) for name, tensor in tensors.items()}
 
 
 def _text(value: Any) -> str:
@@ -237,7 +237,7 @@ def _text(value: Any) -> str:
 
 
 def _names(learner: Learner) -> dict[Tensor, str]:
-    return {parameter: name for name, parameter in learner.policy.named_parameters()}
+    return {parameter: name for name, parameter in learner.policy.published_parameters().items()}
 
 
 def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:

@@ -6,53 +6,17 @@ splits anywhere: between groups, or inside one. No approximation is involved, an
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from tpo_dist.learner.batch import TrainingBatch
+from tpo_dist.learner.micro_batches import MicroBatch, current_logps, split
 from tpo_dist.metrics import Mean, Metrics
 from tpo_dist.objective import Correction, Groups, Objective, Progress, effective_sample_size, progress, weigh
 from tpo_dist.objective.groups import token_sum
-from tpo_dist.policies.contract import CandidateBatch, Policy
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MicroBatch:
-    """A part of a batch, prepared for repeated scoring."""
-
-    groups: slice
-    candidates: slice
-    score: Callable[[], Tensor]
-
-
-def split(policy: Policy, batch: CandidateBatch, candidates: int | None) -> list[MicroBatch]:
-    """Cut a batch into parts of at most `candidates` candidates (None: one part), groups kept whole where they fit."""
-    count, size = batch.tokens_GKT.shape[:2]
-    limit = count * size if candidates is None else candidates
-    group_step, candidate_step = max(1, limit // size), min(size, limit)
-    return [
-        MicroBatch(part, inner, policy.scorer(batch.select(part, inner)))
-        for part in (slice(i, i + group_step) for i in range(0, count, group_step))
-        for inner in (slice(j, j + candidate_step) for j in range(0, size, candidate_step))
-    ]
-
-
-@torch.no_grad()
-def current_logps(parts: list[MicroBatch], batch: TrainingBatch) -> Tensor:
-    """Log-probs [G, K, T] of a whole batch from its parts, under the weights of this moment, without a graph."""
-    old = batch.groups.old_logps_GKT
-    logps = torch.zeros(batch.candidates.tokens_GKT.shape, dtype=old.dtype, device=old.device)
-    for part in parts:
-        logps[part.groups, part.candidates] = part.score()
-    return batch.to_groups(logps)
-
-
-def with_reference(batch: TrainingBatch, reference: Policy, micro_batch_candidates: int | None) -> TrainingBatch:
-    """The batch with the log-probs of a fixed reference policy."""
-    logps_GKT = current_logps(split(reference, batch.candidates, micro_batch_candidates), batch)
-    return replace(batch, groups=replace(batch.groups, reference_logps_GKT=logps_GKT))
+from tpo_dist.policies.contract import Policy
 
 
 class EpochGradients:
@@ -64,9 +28,10 @@ class EpochGradients:
         objective: Objective,
         batch: TrainingBatch,
         micro_batch_candidates: int | None,
+        micro_batch_tokens: int | None = None,
     ) -> None:
         self._policy, self._objective = policy, objective
-        self._batch, self._limit = batch, micro_batch_candidates
+        self._batch, self._limits = batch, (micro_batch_candidates, micro_batch_tokens)
         self.signal = objective.signal(batch.groups)
         self.ratio_ess: Mean | None = None
         """Effective share of the candidates, by the ratios of the policy at the start of the first epoch to the ones
@@ -114,7 +79,7 @@ class EpochGradients:
             self._backward(self._all_parts(), weights)
         elif bool(active.any()):
             kept = self._batch.candidates.select(active.nonzero().squeeze(-1))
-            self._backward(split(self._policy, kept, self._limit), weights[active])
+            self._backward(split(self._policy, kept, *self._limits), weights[active])
         return loss
 
     def epoch(self, enough: Callable[[Progress], bool] | None = None) -> float | None:
@@ -155,7 +120,7 @@ class EpochGradients:
 
     def _all_parts(self) -> list[MicroBatch]:
         if self._parts is None:
-            self._parts = split(self._policy, self._batch.candidates, self._limit)
+            self._parts = split(self._policy, self._batch.candidates, *self._limits)
         return self._parts
 
     def _backward(self, parts: list[MicroBatch], weights: Tensor) -> None:

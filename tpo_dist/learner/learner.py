@@ -1,6 +1,5 @@
 """The learner: target -> loss -> gradient -> step -> snapshot. Runs in any process, with or without Ray."""
 
-import copy
 import logging
 import time
 from collections.abc import Callable
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from tpo_dist.config import LearnerConfig
 from tpo_dist.learner.batch import to_tensors
-from tpo_dist.learner.gradients import EpochGradients, with_reference
+from tpo_dist.learner.gradients import EpochGradients
 from tpo_dist.learner.measures import lag_metrics, score_metrics, signal_metrics
+from tpo_dist.learner.micro_batches import with_reference
 from tpo_dist.learner.optimizer import LearningRate, make_correction, make_optimizer
 from tpo_dist.learner.oracle import misalignment, oracle_gradient
 from tpo_dist.metrics import Max, Mean, Metrics, Sum
@@ -59,11 +59,12 @@ class Learner:
         The program sets it before it saves; a checkpoint keeps it."""
         self._rate = LearningRate(config.optimizer.lr, config.schedule, steps)
         self._epochs = config.epochs or objective.epochs
-        self._micro, self._max_norm = config.micro_batch_candidates, config.max_grad_norm
+        self._limits = config.micro_batch_candidates, config.micro_batch_tokens
+        self._max_norm = config.max_grad_norm
         self._stop = config.early_stop
         self._correction = make_correction(config.correction)
         held = config.reference == "initial" and wants_reference(objective)
-        self._reference = copy.deepcopy(self.policy).requires_grad_(False) if held else None
+        self._reference = self.policy.frozen() if held else None
         self._oracle = oracle
         self._publish_every, self._remember = config.publish_every, remember
         self._warned = False
@@ -79,8 +80,8 @@ class Learner:
             raise ValueError(refusal)
         batch = to_tensors(record, self.device)
         if self._reference is not None:
-            batch = with_reference(batch, self._reference, self._micro)
-        gradients = EpochGradients(self.policy, self.objective, batch, self._micro)
+            batch = with_reference(batch, self._reference, *self._limits)
+        gradients = EpochGradients(self.policy, self.objective, batch, *self._limits)
         corrected = {} if self._correction is None else gradients.corrected(self._correction)
         diagnostics = self.objective.diagnostics(gradients.groups, gradients.signal)
         self._warn_about(diagnostics)
@@ -175,7 +176,7 @@ class Learner:
 
     def _finish_gradient(self) -> float:
         """The gradient's norm before it is scaled down to the bound, if there is one."""
-        parameters = list(self.policy.parameters())
+        parameters = list(self.policy.published_parameters().values())
         for parameter in parameters:
             if parameter.grad is None:  # a batch without any preference: the optimizer still sees its zero gradient
                 parameter.grad = torch.zeros_like(parameter)

@@ -17,7 +17,7 @@ def make_optimizer(config: OptimizerConfig, policy: Policy) -> torch.optim.Optim
     betas = (config.beta1, config.beta2)
     if config.name == "muon":
         return MuonAdam(
-            policy.named_parameters(),
+            policy.published_parameters().items(),
             policy.matrix_views(),
             lr=config.lr,
             momentum=config.momentum,
@@ -25,15 +25,16 @@ def make_optimizer(config: OptimizerConfig, policy: Policy) -> torch.optim.Optim
             eps=config.eps,
             damping=config.damping,
         )
+    parameters = list(policy.published_parameters().values())
     adamw = torch.optim.AdamW(
-        policy.parameters(),
+        parameters,
         lr=config.lr,
         betas=betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
         foreach=True,
     )
-    for parameter in policy.parameters():  # at once, not at the first step: a checkpoint is compared with it
+    for parameter in parameters:  # at once, not at the first step: a checkpoint is compared with it
         moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
         adamw.state[parameter] = {"step": torch.tensor(0.0), **moments}
     return adamw

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from tpo_dist.policies.causal_lm import CausalLM, CausalLMOptions
 from tpo_dist.policies.contract import CandidateBatch, MatrixView, Policy
 from tpo_dist.policies.mlp import MLPOptions
 from tpo_dist.policies.tabular import TabularOptions
@@ -34,10 +35,33 @@ class ContextPolicyOptions(Protocol):
         ...
 
 
-POLICIES: dict[str, type[PolicyOptions] | type[ContextPolicyOptions]] = {
+@runtime_checkable
+class TextPolicyOptions(Protocol):
+    """The options of a policy with weights, a vocabulary and a tokenizer of its own: a language model."""
+
+    @property
+    def path(self) -> str:
+        """Where the model and its tokenizer are."""
+        ...
+
+    def load(self, temperature: float, seed: int) -> CausalLM:
+        """The policy with the model's own weights; the seed is only for what training adds to them."""
+        ...
+
+
+POLICIES: dict[str, type[PolicyOptions] | type[ContextPolicyOptions] | type[TextPolicyOptions]] = {
     "transformer": TransformerOptions,
     "tabular": TabularOptions,
     "mlp": MLPOptions,
+    "causal_lm": CausalLMOptions,
 }
 
-__all__ = ["POLICIES", "CandidateBatch", "ContextPolicyOptions", "MatrixView", "Policy", "PolicyOptions"]
+__all__ = [
+    "POLICIES",
+    "CandidateBatch",
+    "ContextPolicyOptions",
+    "MatrixView",
+    "Policy",
+    "PolicyOptions",
+    "TextPolicyOptions",
+]

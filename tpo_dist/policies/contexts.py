@@ -33,6 +33,7 @@ class ContextPolicy(Policy):
 
     def scorer(self, batch: CandidateBatch) -> Callable[[], Tensor]:
         """Each context is computed once for all its candidates."""
+        batch.refuse_ragged_prompts()
         _check_one_token(batch.prompts_GP, batch.tokens_GKT)
         contexts_G = batch.prompts_GP[:, 0]
         arms_GK = torch.where(batch.mask_GKT, batch.tokens_GKT, 0)[..., 0]

@@ -3,9 +3,11 @@
 Shapes: G groups (one prompt each), K candidates, T tokens of a candidate, P tokens of a prompt.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ class CandidateBatch:
     """Candidates whose tokens are to be scored, as padded tensors."""
 
     prompts_GP: Tensor
-    """int64; all prompts of a batch have the same length."""
+    """int64; padded behind the end where `prompt_lengths_G` says so."""
     tokens_GKT: Tensor
     """int64; anything where the mask is False."""
     mask_GKT: Tensor
@@ -24,6 +26,30 @@ class CandidateBatch:
     prefixes_GT: Tensor | None = None
     """Where given, every candidate token is one alternative at its position of this sequence, not the continuation of
     the candidate's own tokens: token-level groups share their trajectory instead of copying it."""
+    prompt_lengths_G: Tensor | None = None
+    """int64, tokens of each prompt; None: all prompts are as long as the array is wide."""
+
+    @property
+    def prompt_lengths(self) -> Tensor:
+        """Tokens of each prompt [G], also where all are equal."""
+        if self.prompt_lengths_G is not None:
+            return self.prompt_lengths_G
+        count, width = self.prompts_GP.shape
+        return torch.full((count,), width, device=self.prompts_GP.device)
+
+    @property
+    def prompt_mask(self) -> Tensor:
+        """True where a prompt has a token [G, P]."""
+        steps = torch.arange(self.prompts_GP.shape[1], device=self.prompts_GP.device)
+        return steps < self.prompt_lengths.unsqueeze(1)
+
+    def refuse_ragged_prompts(self) -> None:
+        """Raise ValueError where prompts differ in length; policies call it that cannot take such."""
+        if self.prompt_lengths_G is not None:
+            raise ValueError(
+                f"prompts of {int(self.prompt_lengths_G.min())} to {int(self.prompt_lengths_G.max())} tokens in one "
+                "batch; this policy takes prompts of one length"
+            )
 
     def __len__(self) -> int:
         return len(self.prompts_GP)
@@ -54,6 +80,7 @@ class CandidateBatch:
             tokens_GKT=self.tokens_GKT[groups][:, candidates],
             mask_GKT=self.mask_GKT[groups][:, candidates],
             prefixes_GT=None if self.prefixes_GT is None else self.prefixes_GT[groups],
+            prompt_lengths_G=None if self.prompt_lengths_G is None else self.prompt_lengths_G[groups],
         )
 
 
@@ -74,6 +101,9 @@ GREEDY = -1.0
 class Policy(nn.Module, ABC):
     """A distribution over candidates that can be drawn from and differentiated."""
 
+    sampled_elsewhere: ClassVar[bool] = False
+    """True where another engine samples from the weights, whose log-probs differ from the learner's by rounding."""
+
     @abstractmethod
     def sample(self, prompts_GP: Tensor, uniforms_GKT: Tensor, *, follow_first: bool = False) -> tuple[Tensor, Tensor]:
         """Draw K candidates of T tokens for each prompt.
@@ -89,6 +119,14 @@ class Policy(nn.Module, ABC):
         """Prepare a batch once; each call then gives the log-probs [G, K, T] (nats) of its tokens under the weights
         of that moment, differentiably; 0 on padding."""
 
+    def published_parameters(self) -> dict[str, nn.Parameter]:
+        """What training changes, by the name under which snapshots and checkpoints carry it."""
+        return dict(self.named_parameters())
+
+    def frozen(self) -> "Policy":
+        """This policy as it is now, for good: what a KL term holds on to."""
+        return copy.deepcopy(self).requires_grad_(False)
+
     def matrix_views(self) -> dict[str, MatrixView]:
-        """The parameters that a matrix optimizer (Muon) takes, by name; every other one goes to Adam."""
+        """The parameters that a matrix optimizer (Muon) takes, by published name; every other one goes to Adam."""
         return {}

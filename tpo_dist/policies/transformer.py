@@ -122,6 +122,7 @@ class Transformer(Policy):
 
         Raises ValueError for a batch that this policy cannot score: too long, unknown tokens, a mask with holes.
         """
+        batch.refuse_ragged_prompts()
         self._check_length(batch.prompts_GP.shape[1] + batch.tokens_GKT.shape[2])
         batch.check(self.head.out_features)
         if batch.prefixes_GT is None:

@@ -14,7 +14,7 @@ from tpo_dist.errors import UsageError
 from tpo_dist.history import History
 from tpo_dist.learner.learner import Learner
 from tpo_dist.objective import OBJECTIVES, Objective
-from tpo_dist.policies import POLICIES, ContextPolicyOptions, Policy, PolicyOptions
+from tpo_dist.policies import POLICIES, ContextPolicyOptions, Policy, PolicyOptions, TextPolicyOptions
 from tpo_dist.process import memory_bytes
 from tpo_dist.records import Prompts, ScoredGroups
 from tpo_dist.rollout import SAMPLERS
@@ -22,6 +22,8 @@ from tpo_dist.rollout.torch_sampler import TorchSampler
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream
 from tpo_dist.tasks import TASKS, Answers, ContextTask, Task
+
+AnyPolicyOptions = PolicyOptions | ContextPolicyOptions | TextPolicyOptions
 
 _HASHED_BYTES = 8 * 1024**2
 """Weights up to this size are hashed for every block unless the configuration says otherwise.
@@ -52,7 +54,10 @@ def make_policy(config: RunConfig) -> Policy:
 
     Raises UsageError for options that it refuses, and for more parameters than this machine can hold.
     """
-    task, options = make_task(config), policy_options(config)
+    options = policy_options(config)
+    if isinstance(options, TextPolicyOptions):
+        return options.load(config.rollout.temperature, config.seed)
+    task = make_task(config)
     refuse_mismatch(config, task, options)
     if isinstance(options, ContextPolicyOptions):
         assert isinstance(task, ContextTask)
@@ -138,12 +143,12 @@ def _require_device(role: str, device: str) -> None:
         raise UsageError(f"{role}.device = {device!r}", reason, f"give {role}.device=cpu, or a machine with that GPU")
 
 
-def policy_options(config: RunConfig) -> PolicyOptions | ContextPolicyOptions:
+def policy_options(config: RunConfig) -> AnyPolicyOptions:
     """The options of the policy. Raises UsageError for those that it refuses."""
     return build("policy", lookup("policy", config.policy.name, POLICIES), config.policy.options)
 
 
-def refuse_mismatch(config: RunConfig, task: Task, policy: PolicyOptions | ContextPolicyOptions) -> None:
+def refuse_mismatch(config: RunConfig, task: Task, policy: AnyPolicyOptions) -> None:
     """Numbered contexts take a policy made for them, and token sequences take one that reads sequences; UsageError."""
     where, named = f"policy.name = {config.policy.name!r}", f"task {config.task.name!r}"
     if isinstance(policy, ContextPolicyOptions) and not isinstance(task, ContextTask):

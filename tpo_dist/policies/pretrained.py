@@ -1,0 +1,115 @@
+"""Loading models of transformers, adding adapters with peft, and making sure that they are scored as they are meant.
+
+Both packages are imported when they are needed, and not before.
+"""
+
+import importlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from tpo_dist.components import nearest
+from tpo_dist.errors import UsageError
+from tpo_dist.policies.contract import CandidateBatch, Policy
+from tpo_dist.policies.packed_attention import NAME, packed_attention
+
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""Of log-probs: far above rounding, and far below what an unknown architecture does to them."""
+
+
+def require(module: str) -> Any:
+    """A module of an optional package. Raises UsageError, naming the extra, where it cannot be imported."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"import {module}", str(error), "pip install 'tpo-dist[llm]'") from None
+
+
+def load_model(path: str, revision: str | None, dtype: torch.dtype) -> Any:
+    """A causal language model in training mode, without dropout, set up for packed rows.
+
+    Raises UsageError where there is none at `path`, or its weights are not all there.
+    """
+    transformers = require("transformers")
+    transformers.AttentionInterface.register(NAME, packed_attention)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=NAME,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        fix = "give a folder with config.json and model.safetensors, or the name of a model on the hub"
+        raise UsageError(
+            f"policy.path = {path!r}", f"no causal language model can be loaded: {lines[0]}", fix
+        ) from None
+    if report["missing_keys"] or report["mismatched_keys"]:
+        key = min([str(each) for each in (*report["missing_keys"], *report["mismatched_keys"])])
+        reason = f"its files lack {key!r}, or have it in another shape, and random weights would take its place"
+        raise UsageError(f"policy.path = {path!r}", reason, "give a folder with all weights of the model")
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model.train()
+
+
+def add_lora(model: Any, rank: int, scale: float, modules: str | list[str], seed: int) -> Any:
+    """The model with fresh adapters, a pure function of the seed; only they are trained.
+
+    Raises UsageError where layers are named that the model does not have.
+    """
+    peft = require("peft")
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    head = model.get_output_embeddings()
+    linear -= {name.rpartition(".")[2] for name, module in model.named_modules() if module is head}
+    if modules != "all-linear":
+        for name in modules:
+            if name not in linear:
+                reason = "the model has no such linear layer inside its blocks"
+                raise UsageError(f"policy.lora_modules = {modules}", f"{name}: {reason}", nearest(name, sorted(linear)))
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=scale * rank,
+        lora_dropout=0.0,
+        target_modules=modules,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return peft.get_peft_model(model, config).train()
+
+
+@torch.no_grad()
+def check_logps(policy: Policy, model: Any, path: str) -> None:
+    """Score a few tokens through the policy, packed, and through the model's own forward pass.
+
+    Raises UsageError where they differ: the model does something between tokens and log-probs that packing does not
+    know, such as a recurrent layer, or logits that are scaled.
+    """
+    size = min(1000, model.config.vocab_size)
+    tokens = torch.randint(0, size, (2, 12), generator=torch.Generator().manual_seed(0))
+    batch = CandidateBatch(
+        prompts_GP=tokens[:1, :5], tokens_GKT=tokens[None, :, 5:], mask_GKT=torch.ones(1, 2, 7, dtype=torch.bool)
+    )
+    tokens[:, :5] = tokens[0, :5]
+    packed = policy.scorer(batch)()[0]
+    model.set_attn_implementation("sdpa")
+    try:
+        logits = model(input_ids=tokens, use_cache=False).logits.float() / getattr(policy, "temperature", 1.0)
+    finally:
+        model.set_attn_implementation(NAME)
+    plain = logits.log_softmax(-1)[:, 4:-1].gather(2, tokens[:, 5:, None]).squeeze(-1)
+    difference = float((packed - plain).abs().max())
+    if not difference <= _TOLERANCE[model.dtype]:
+        raise UsageError(
+            f"policy.path = {path!r}",
+            f"packed rows give other log-probs than the model's own forward pass, by {difference:.2g} nats: "
+            f"{type(model).__name__} is no plain transformer",
+            "choose a model whose layers are softmax attention and feed-forward alone, such as Qwen3 or Llama",
+        )
