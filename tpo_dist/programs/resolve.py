@@ -15,6 +15,7 @@ from tpo_dist.programs.parts import (
     make_task,
     policy_options,
     refuse_mismatch,
+    refuse_sampler,
     sampler_options,
 )
 from tpo_dist.tasks import Answers, ContextTask, Task, TokenScoring
@@ -36,6 +37,7 @@ def resolve(config: RunConfig) -> RunConfig:
             "learner": config.learner.model_copy(update={"epochs": config.learner.epochs or objective.epochs}),
         }
     )
+    refuse_sampler(resolved)
     refuse_mismatch(resolved, task, policy)
     if candidates == "token":
         _refuse_token_level(resolved, task, objective)
