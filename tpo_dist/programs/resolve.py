@@ -17,19 +17,21 @@ from tpo_dist.programs.parts import (
     refuse_mismatch,
     refuse_sampler,
     sampler_options,
+    task_options,
 )
+from tpo_dist.programs.words import in_words, refuse_evaluation, refuse_questions
 from tpo_dist.tasks import Answers, ContextTask, Task, TokenScoring
 
 
 def resolve(config: RunConfig) -> RunConfig:
     """Every default filled in, every part tried. Raises UsageError for what cannot work together."""
-    task, objective, policy = make_task(config), make_objective(config), policy_options(config)
+    options, objective, policy = task_options(config), make_objective(config), policy_options(config)
     groups = config.rollout.groups_per_step
     size = config.rollout.block_size or (groups // 4 if groups % 4 == 0 else groups)
     candidates = config.rollout.candidates or OBJECTIVES[config.objective.name].candidates
     resolved = config.model_copy(
         update={
-            "task": _complete(config.task, task),
+            "task": _complete(config.task, options),
             "objective": _complete(config.objective, objective),
             "policy": _complete(config.policy, policy),
             "sampler": _complete(config.sampler, sampler_options(config)),
@@ -38,7 +40,8 @@ def resolve(config: RunConfig) -> RunConfig:
         }
     )
     refuse_sampler(resolved)
-    refuse_mismatch(resolved, task, policy)
+    refuse_mismatch(resolved, options, policy)
+    task = make_task(resolved)
     if candidates == "token":
         _refuse_token_level(resolved, task, objective)
     if config.log.oracle and not isinstance(task, Answers):
@@ -49,6 +52,9 @@ def resolve(config: RunConfig) -> RunConfig:
         raise UsageError("learner.early_stop.distance", reason, "use early_stop.kl")
     _refuse_contradictions(resolved, objective)
     _refuse_fleet(resolved)
+    refuse_evaluation(resolved, task)
+    if in_words(resolved):
+        refuse_questions(resolved)
     if isinstance(task, ContextTask):
         make_policy(resolved)  # contexts without features, or data that is missing, show now
     return resolved
