@@ -15,14 +15,14 @@ from tpo_dist.config import ComponentConfig, RunConfig
 from tpo_dist.objective import OBJECTIVES
 from tpo_dist.policies import POLICIES
 from tpo_dist.rollout import SAMPLERS
-from tpo_dist.tasks import TASKS
+from tpo_dist.tasks import TASKS, TEXT_TASKS
 
 
 def describe_keys() -> list[dict[str, Any]]:
     """One entry for each key: `key`, `default`, `meaning`; options of components follow their section's name."""
     entries: list[dict[str, Any]] = []
     kinds: dict[str, dict[str, type[Any]]] = {
-        "task": dict(TASKS),
+        "task": {**TASKS, **TEXT_TASKS},
         "policy": dict(POLICIES),
         "sampler": dict(SAMPLERS),
         "objective": {name: method.kind for name, method in OBJECTIVES.items()},
@@ -54,7 +54,10 @@ def _options(
         words, hints = _field_docstrings(kind), get_type_hints(kind)
         for option in dataclasses.fields(kind):
             meaning = _meaning(hints[option.name], words.get(option.name, ""))
-            default = json.dumps(presets.get(name, {}).get(option.name, option.default))
+            found = presets.get(name, {}).get(option.name, option.default)
+            if found is dataclasses.MISSING:
+                found, meaning = None, f"required. {meaning}"
+            default = json.dumps(found)
             owners.setdefault(option.name, {}).setdefault((meaning, default), []).append(name)
     return [_entry(f"{section}.{option}", meanings) for option, meanings in owners.items()]
 

@@ -8,6 +8,7 @@ import typer
 from tpo_dist import __version__
 from tpo_dist.cli import bench_fleet, bench_llm
 from tpo_dist.cli.bench import bench
+from tpo_dist.cli.fetch_model import fetch_model
 from tpo_dist.cli.ledger import ledger
 from tpo_dist.cli.objectives import objectives
 from tpo_dist.cli.replay import replay
@@ -33,6 +34,7 @@ app.command()(objectives)
 app.command()(ledger)
 app.command()(replay)
 app.command()(study)
+app.command()(fetch_model)
 bench_fleet.register(bench)
 bench_llm.register(bench)
 app.add_typer(bench, name="bench")

@@ -84,13 +84,17 @@ class TextTokenizer:
         return text if ids else ""
 
 
-@lru_cache(maxsize=8)
 def load_tokenizer(path: str, revision: str | None = None) -> TextTokenizer:
     """The tokenizer of a model folder, or of a model on the hub. Code that comes with a model is never run.
 
     Raises UsageError where there is no such model, it has no tokenizer or no end token, the tokenizer does not fit the
     model, or transformers is not installed.
     """
+    return _load(str(Path(path).resolve()) if Path(path).is_dir() else path, revision)
+
+
+@lru_cache(maxsize=8)
+def _load(path: str, revision: str | None) -> TextTokenizer:
     where = f"policy.path = {path!r}"
     try:
         import transformers

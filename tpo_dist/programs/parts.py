@@ -17,14 +17,16 @@ from tpo_dist.objective import OBJECTIVES, Objective
 from tpo_dist.policies import POLICIES, ContextPolicyOptions, Policy, PolicyOptions, TextPolicyOptions
 from tpo_dist.policies.tokenizer import load_tokenizer
 from tpo_dist.process import memory_bytes
+from tpo_dist.programs.words import in_words, tokenized
 from tpo_dist.records import Prompts, ScoredGroups
 from tpo_dist.rollout import SAMPLERS
 from tpo_dist.rollout.contract import Sampler
 from tpo_dist.rollout.generation import Adapters, Generation, TextSampling
+from tpo_dist.rollout.text_task import TokenizedTask
 from tpo_dist.rollout.torch_sampler import TorchSampler
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream
-from tpo_dist.tasks import TASKS, Answers, ContextTask, Task
+from tpo_dist.tasks import TASKS, TEXT_TASKS, Answers, ContextTask, Task, TextTask
 
 AnyPolicyOptions = PolicyOptions | ContextPolicyOptions | TextPolicyOptions
 
@@ -38,9 +40,19 @@ For the default policy (0.4 MB) that adds 1 to 2 % to sampling 16 prompts x 32 c
 _LANGUAGE_MODEL = "causal_lm"
 
 
+def task_options(config: RunConfig) -> Task | TextTask:
+    """The task as its options describe it. Raises UsageError for those that it refuses."""
+    known: dict[str, type[Any]] = {**TASKS, **TEXT_TASKS}
+    found: Task | TextTask = build("task", lookup("task", config.task.name, known), config.task.options, others=known)
+    return found
+
+
 def make_task(config: RunConfig) -> Task:
-    """The task. Raises UsageError for options that it refuses."""
-    return build("task", lookup("task", config.task.name, TASKS), config.task.options, others=TASKS)
+    """The task, in tokens. Raises UsageError for options that it refuses, and where a task in words has no model whose
+    tokenizer makes tokens of it."""
+    options: Any = task_options(config)
+    task: Task = tokenized(config, options) if in_words(config) else options
+    return task
 
 
 def make_objective(config: RunConfig) -> Objective:
@@ -83,6 +95,8 @@ def make_policy(config: RunConfig) -> Policy:
 def make_worker(config: RunConfig) -> RolloutWorker:
     """A rollout worker; it has no weights until it loads a snapshot. Raises UsageError where its device is not here."""
     task, token_level = make_task(config), config.rollout.candidates == "token"
+    if isinstance(task, TokenizedTask):
+        task.start()
     sampler = make_sampler(config, task)
     return RolloutWorker(task, sampler, config.rollout.group_size, config.seed, token_level=token_level)
 
@@ -213,9 +227,16 @@ def refuse_sampler(config: RunConfig) -> None:
         raise UsageError("rollout.verify_weights = 'block'", reason, "leave it out")
 
 
-def refuse_mismatch(config: RunConfig, task: Task, policy: AnyPolicyOptions) -> None:
-    """Numbered contexts take a policy made for them, and token sequences take one that reads sequences; UsageError."""
+def refuse_mismatch(config: RunConfig, task: Task | TextTask, policy: AnyPolicyOptions) -> None:
+    """Numbered contexts take a policy made for them, token sequences take one that reads sequences, and words take a
+    language model; UsageError."""
     where, named = f"policy.name = {config.policy.name!r}", f"task {config.task.name!r}"
+    if in_words(config) and not isinstance(policy, TextPolicyOptions):
+        fix = f"give policy.name={_LANGUAGE_MODEL} with policy.path"
+        raise UsageError(where, f"it reads no words, and {named} asks with them", fix)
+    if isinstance(policy, TextPolicyOptions) and not in_words(config):
+        reason = f"it is a language model, and {named} asks without words"
+        raise UsageError(where, reason, f"give another policy, or one of the tasks {', '.join(TEXT_TASKS)}")
     if isinstance(policy, ContextPolicyOptions) and not isinstance(task, ContextTask):
         names = ", ".join(name for name, kind in POLICIES.items() if not issubclass(kind, ContextPolicyOptions))
         raise UsageError(where, f"it reads the number of a context, and {named} asks with sequences", f"give {names}")

@@ -18,7 +18,9 @@ from tpo_dist.programs.parts import (
     refuse_mismatch,
     refuse_sampler,
     sampler_options,
+    task_options,
 )
+from tpo_dist.programs.words import in_words, refuse_evaluation, refuse_questions
 from tpo_dist.rollout import SAMPLERS, Streaming
 from tpo_dist.tasks import Answers, ContextTask, Task, TokenScoring
 
@@ -28,7 +30,7 @@ _LANES = 16
 
 def resolve(config: RunConfig) -> RunConfig:
     """Every default filled in, every part tried. Raises UsageError for what cannot work together."""
-    task, objective, policy = make_task(config), make_objective(config), policy_options(config)
+    options, objective, policy = task_options(config), make_objective(config), policy_options(config)
     groups = config.rollout.groups_per_step
     sampler = sampler_options(config)
     streams = issubclass(type(sampler), Streaming)
@@ -37,7 +39,7 @@ def resolve(config: RunConfig) -> RunConfig:
     candidates = config.rollout.candidates or OBJECTIVES[config.objective.name].candidates
     resolved = config.model_copy(
         update={
-            "task": _complete(config.task, task),
+            "task": _complete(config.task, options),
             "objective": _complete(config.objective, objective),
             "policy": _complete(config.policy, policy),
             "sampler": _complete(config.sampler, sampler),
@@ -48,7 +50,8 @@ def resolve(config: RunConfig) -> RunConfig:
         }
     )
     refuse_sampler(resolved)
-    refuse_mismatch(resolved, task, policy)
+    refuse_mismatch(resolved, options, policy)
+    task = make_task(resolved)
     if candidates == "token":
         _refuse_token_level(resolved, task, objective)
     if config.log.oracle and not isinstance(task, Answers):
@@ -59,6 +62,9 @@ def resolve(config: RunConfig) -> RunConfig:
         raise UsageError("learner.early_stop.distance", reason, "use early_stop.kl")
     _refuse_contradictions(resolved, objective)
     _refuse_fleet(resolved)
+    refuse_evaluation(resolved, task)
+    if in_words(resolved):
+        refuse_questions(resolved)
     if isinstance(task, ContextTask):
         make_policy(resolved)  # contexts without features, or data that is missing, show now
     return resolved

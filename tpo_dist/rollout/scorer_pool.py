@@ -6,6 +6,7 @@ needs a container.
 """
 
 import asyncio
+import atexit
 import contextlib
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
@@ -71,6 +72,7 @@ class ScorerPool:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name="scorers", daemon=True)
             self._thread.start()
+            atexit.register(self.close)
         try:
             self._run(self._open())
         except BaseException:
@@ -96,6 +98,7 @@ class ScorerPool:
             loop, self._loop = self._loop, None
         if loop is None:
             return
+        atexit.unregister(self.close)
         asyncio.run_coroutine_threadsafe(self._shut(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join()
@@ -174,7 +177,6 @@ class ScorerPool:
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     """Until it is stopped; then nothing of it is left."""
     loop.run_forever()
-    loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
 
 

@@ -34,8 +34,8 @@ class TextRows(OneSource):
     system: str | None = None
     """Said before each prompt."""
     rewards: dict[str, float] | None = None
-    """Weights of the rewards that make the score: task is this task's scorer, the others answer_tag,
-    think_answer_tags, or functions by path (file.py:name); null: this task's scorer"""
+    """Weights of the rewards that make the score: task is this task's own, the others answer_tag, think_answer_tags, or
+    functions by path (file.py:name); null: this task's own"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", whole_place(self.path))
