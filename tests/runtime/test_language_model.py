@@ -1,0 +1,88 @@
+"""A language model trained through Ray: real vLLM samples, scorers score, new weights reach it on the way."""
+
+import statistics
+
+import pytest
+
+from tests.tiny import tiny_model
+from tpo_dist.audit import audit
+from tpo_dist.programs.control import read_faults
+from tpo_dist.programs.distributed import launch
+from tpo_dist.programs.folder import LEDGER
+from tpo_dist.programs.job import configure
+from tpo_dist.programs.run import create_run
+
+pytest.importorskip("vllm")
+from tests.runtime.test_faults import strike
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.usefixtures("ray_cluster")]
+
+SCORER = """
+def digits(prompt, completion, answer):
+    text = completion.strip()
+    return sum(letter.isdigit() for letter in text) / len(text) if text else 0.0
+"""
+SUMS = (
+    "task.name=reasoning_gym",
+    "task.dataset=chain_sum",
+    "task.parameters={min_terms: 2, max_terms: 2, min_digits: 1, max_digits: 1}",
+    "task.answer_in=completion",
+    "task.instructions=null",
+    "policy.name=causal_lm",
+    "sampler.name=vllm",
+    "objective.group_distribution=ratio",
+    "rollout.groups_per_step=8",
+    "rollout.group_size=16",
+    "rollout.workers=1",
+    "rollout.cpus=0.5",
+    "learner.optimizer.name=adamw",
+    "learner.optimizer.lr=3e-3",
+    "text.max_prompt_tokens=96",
+    "text.max_completion_tokens=6",
+    "text.chat=false",
+    "stream.max_staleness=1",
+    "deadlines.start_seconds=400",
+    "log.tensorboard=false",
+    "log.plot=false",
+)
+
+
+@pytest.fixture
+def sums(tmp_path):
+    """A run of one-digit sums: half of the score is for digits, which even a random model can learn."""
+    model = tiny_model(tmp_path / "model", spread=0.3)
+    scorer = tmp_path / "scorer.py"
+    scorer.write_text(SCORER)
+    rewards = f'task.rewards={{task: 0.5, "{scorer}:digits": 0.5}}'
+
+    def make(*overrides):
+        return create_run(configure({}, (*SUMS, f"policy.path={model}", rewards, f"runs_dir={tmp_path}", *overrides)))
+
+    return make
+
+
+def test_it_learns_while_vllm_samples_ahead(sums):
+    run = sums("steps=30")
+    with launch(run) as system:
+        rows = [report.metrics for report in system.train(30)]
+    reward = [row["reward"].value for row in rows]
+    assert statistics.fmean(reward[:3]) < 0.15
+    assert statistics.fmean(reward[-5:]) > 0.4
+    assert max(row["staleness_max"].value for row in rows) == 1
+    assert read_faults(run.folder) == []
+    account = audit(run.folder / LEDGER)
+    assert account.complete
+    assert account.draws["trained"] == 30 * 8
+
+
+def test_a_killed_engine_comes_back_with_the_weights_of_now(sums):
+    """The new one samples the rest, from weights that the learner published: it refuses others."""
+    run = sums("steps=16")
+    with launch(run) as system:
+        for report in system.train(16):
+            if report.step == 6:
+                assert strike(system, "worker") == ["rollout-0"]
+            last = report
+    assert [(fault.name, fault.what) for fault in read_faults(run.folder)] == [("rollout-0", "died")]
+    assert last.metrics["reward"].value > 0.2
+    assert audit(run.folder / LEDGER).complete
