@@ -6,8 +6,8 @@ from typing import Any, NoReturn
 import typer
 
 from tpo_dist import __version__
+from tpo_dist.cli import bench_fleet, bench_models
 from tpo_dist.cli.bench import bench
-from tpo_dist.cli.bench_fleet import register
 from tpo_dist.cli.ledger import ledger
 from tpo_dist.cli.objectives import objectives
 from tpo_dist.cli.replay import replay
@@ -33,7 +33,8 @@ app.command()(objectives)
 app.command()(ledger)
 app.command()(replay)
 app.command()(study)
-register(bench)
+bench_fleet.register(bench)
+bench_models.register(bench)
 app.add_typer(bench, name="bench")
 
 
