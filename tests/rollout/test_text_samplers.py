@@ -47,8 +47,8 @@ def vllm_samplers(folder, **changes):
     first = options.build(about(folder, **{"stop": ("",), **changes}))  # where texts may stop it, it has a tokenizer
 
     def make(**changes):
-        first._engine._about = about(folder, **changes)
-        return VLLMSampler(first._engine, first._engine._about, options)
+        first.engine._about = about(folder, **changes)
+        return VLLMSampler(first.engine, first.engine._about, options)
 
     return make, first.close
 

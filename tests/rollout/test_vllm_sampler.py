@@ -31,7 +31,7 @@ def models(folder):
 @pytest.fixture(scope="module")
 def engine(folder):
     sampler = VLLMSampling(max_sequences=40).build(about(folder, max_tokens=24))
-    yield sampler._engine
+    yield sampler.engine
     sampler.close()
 
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import typer
 
 from tpo_dist import __version__
-from tpo_dist.cli import bench_fleet, bench_llm
+from tpo_dist.cli import bench_fleet, bench_llm, bench_models
 from tpo_dist.cli.bench import bench
 from tpo_dist.cli.fetch_model import fetch_model
 from tpo_dist.cli.ledger import ledger
@@ -37,6 +37,7 @@ app.command()(study)
 app.command()(fetch_model)
 bench_fleet.register(bench)
 bench_llm.register(bench)
+bench_models.register(bench)
 app.add_typer(bench, name="bench")
 
 

@@ -5,7 +5,8 @@ Import this module after `vllm_sampler.set_environment`: vLLM reads the environm
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.sampling_params import RequestOutputKind
 
 from tpo_dist.records import Array, StopReason
-from tpo_dist.rollout.generation import Completion, Generation
+from tpo_dist.rollout.generation import Adapters, Completion, Generation
 from tpo_dist.rollout.incoming import borrow
 
 _TRANSFER = "tpo_dist"  # the name of our transfer engine in vLLM's factory
@@ -40,7 +41,6 @@ class Engine:
     def __init__(self, about: Generation, arguments: Mapping[str, Any]) -> None:
         """`arguments`: of `vllm.EngineArgs`, beside those that follow from the run."""
         self._about = about
-        self._folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
         self._adapters: Any = None
         self._ready: list[tuple[str, Completion]] = []
         self._one_process = arguments["tensor_parallel_size"] == 1
@@ -111,30 +111,31 @@ class Engine:
     def load(self, arrays: Mapping[str, Array], version: int) -> None:
         """Take over these weights, or adapters; completions under way go on with them."""
         if self._about.adapters is not None:
-            self._load_adapters(arrays)
+            self._load_adapters(self._about.adapters, arrays)
         else:
             self._llm.collective_rpc("start_weight_update")
-            self._llm.collective_rpc("update_weights", kwargs={"update_info": self._payload(arrays)})
+            if self._one_process:
+                self._update({"weights": dict(arrays)})
+            else:
+                with _folder_in_memory() as folder:
+                    path = str(folder / "weights.safetensors")
+                    save_file(dict(arrays), path)
+                    self._update({"path": path})
             self._llm.collective_rpc("finish_weight_update")
         self._llm.set_weight_version(str(version))
 
-    def _payload(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """The arrays themselves; for workers in processes of their own, a file in memory."""
-        if self._one_process:
-            return {"weights": dict(arrays)}
-        path = Path(self._folder.name, "weights.safetensors")
-        save_file(dict(arrays), path)
-        return {"path": str(path)}
+    def _update(self, info: dict[str, Any]) -> None:
+        self._llm.collective_rpc("update_weights", kwargs={"update_info": info})
 
-    def _load_adapters(self, arrays: Mapping[str, Array]) -> None:
-        adapters = self._about.adapters
-        assert adapters is not None
+    def _load_adapters(self, adapters: Adapters, arrays: Mapping[str, Array]) -> None:
+        """vLLM reads adapters from a folder, once; those that it has of that name are replaced."""
         modules = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in arrays})
         config = {"r": adapters.rank, "lora_alpha": adapters.scale * adapters.rank, "target_modules": modules}
-        Path(self._folder.name, "adapter_config.json").write_text(json.dumps({**config, "peft_type": "LORA"}))
-        save_file(dict(arrays), Path(self._folder.name, "adapter_model.safetensors"))
-        self._adapters = LoRARequest("policy", 1, self._folder.name)
-        self._llm.add_lora(LoRARequest("policy", 1, self._folder.name, load_inplace=True))
+        with _folder_in_memory() as folder:
+            (folder / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "LORA"}))
+            save_file(dict(arrays), folder / "adapter_model.safetensors")
+            self._llm.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
+            self._adapters = LoRARequest("policy", 1, str(folder))
 
     def forget(self) -> None:
         """Drop all keys and values; those of completions under way are computed anew, under the weights of now."""
@@ -143,7 +144,14 @@ class Engine:
     def close(self) -> None:
         """End vLLM and its processes."""
         self._llm.engine_core.shutdown()
-        self._folder.cleanup()
+
+
+@contextmanager
+def _folder_in_memory() -> Iterator[Path]:
+    """A folder that other processes of this machine can read; it is gone afterwards."""
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="tpo-weights-", dir=place) as name:
+        yield Path(name)
 
 
 def _prompt(tokens: list[int], salt: str) -> dict[str, Any]:
@@ -174,6 +182,7 @@ def _arguments(about: Generation) -> dict[str, Any]:
         "logprobs_mode": "processed_logprobs",
         "async_scheduling": False,  # no step is under way while weights change
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if about.device == "cpu":
         # A prompt in pieces rewinds its random numbers, which those of a CPU cannot.

