@@ -69,6 +69,9 @@ def test_groups_cannot_be_changed():
         ({"snapshot_versions": np.zeros(2, dtype=np.int64)}, "snapshot_versions has shape"),
         ({"stop_reasons": np.zeros(3, dtype=np.int8)}, "stop_reasons has shape"),
         ({"token_rewards": np.zeros(1, dtype=np.float32)}, "token_rewards has shape"),
+        ({"token_versions": np.zeros(1, dtype=np.int64)}, "token_versions has shape"),
+        ({"token_versions": np.zeros(9, dtype=np.int32)}, "token_versions has dtype int32"),
+        ({"token_versions": np.array([7, 8, 7, 7, 7, 7, 7, 7, 6])}, "older than that of its group"),
         ({"info": {"seconds": np.zeros(5)}}, "info/seconds has shape"),
         ({"tokens": np.zeros(3, dtype=np.int64)}, "dtype int64|has shape"),
     ],
@@ -177,6 +180,22 @@ def test_concatenation_refuses_what_does_not_fit():
         concatenate([make_groups(), make_groups(token_rewards=None)])
     with pytest.raises(ValueError, match="no blocks"):
         concatenate([])
+
+
+def test_versions_of_tokens_follow_their_groups():
+    mixed = make_groups(count=3, size=2, seed=1)
+    versions = np.arange(len(mixed.tokens)) + 7
+    mixed = dataclasses.replace(mixed, token_versions=versions)
+    first = int(mixed.lengths[:2].sum())
+    assert mixed.select([2, 0]).token_versions.tolist() == [
+        *versions[first:].tolist(),
+        *versions[: int(mixed.lengths[0].sum())].tolist(),
+    ]
+    plain = make_groups(count=2, size=2, seed=2, snapshot_versions=np.array([8, 9]))
+    joined = concatenate([mixed, plain])  # what is not spelled out is the group's own
+    tail = [8] * int(plain.lengths[0].sum()) + [9] * int(plain.lengths[1].sum())
+    assert joined.token_versions.tolist() == [*versions.tolist(), *tail]
+    assert concatenate([plain, make_groups(seed=3)]).token_versions is None
 
 
 def test_pad_and_flatten_are_inverse():

@@ -7,14 +7,18 @@ store without a copy and arrive read-only.
 import enum
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tpo_dist.ragged import ScalarT as ScalarT
+from tpo_dist.ragged import check_lengths, frozen, ragged_index
+from tpo_dist.ragged import flatten as flatten
+from tpo_dist.ragged import pad as pad
+
 Array = NDArray[Any]
-ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 _LOGP_ROUNDING = 1e-3  # a log-prob above 0 by more than rounding is no log-prob
 
@@ -23,7 +27,7 @@ class StopReason(enum.IntEnum):
     """Why a candidate ended."""
 
     LENGTH = 0  # it reached the limit of new tokens; the text may be cut
-    STOP = 1  # the policy emitted a stop token
+    STOP = 1  # the policy ended it: with an end token, or with a text that stops it
     FIXED = 2  # the task asks for exactly this many tokens
 
 
@@ -39,7 +43,7 @@ class Prompts:
     """[G] tokens of each prompt."""
 
     def __post_init__(self) -> None:
-        _check_lengths("prompt", self.tokens, self.lengths, len(self.ids))
+        check_lengths("prompt", self.tokens, self.lengths, len(self.ids))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -78,14 +82,17 @@ class ScoredGroups:
     token_level: bool = False
     """True where candidates are single tokens: the K tokens at a position all continue the tokens of candidate 0, each
     position is a decision of its own, and `token_rewards` are the scores of its candidates."""
+    token_versions: NDArray[np.int64] | None = None
+    """(flat, one per token) which weights drew each token, where they changed on the way; never older than the group's
+    own version. None: all tokens are of that."""
     info: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """Small numbers per group [G], for the logs."""
 
     def __post_init__(self) -> None:
         for name in (f.name for f in fields(self)):
             if isinstance(array := getattr(self, name), np.ndarray):
-                object.__setattr__(self, name, _frozen(array))
-        object.__setattr__(self, "info", {name: _frozen(np.asarray(of)) for name, of in self.info.items()})
+                object.__setattr__(self, name, frozen(array))
+        object.__setattr__(self, "info", {name: frozen(np.asarray(of)) for name, of in self.info.items()})
         _check_groups(self)
 
     def __len__(self) -> int:
@@ -119,8 +126,8 @@ class ScoredGroups:
                 "whole numbers, np.flatnonzero(mask) for a mask"
             )
         index = index.astype(np.int64)
-        token_index = _ragged_index(self.lengths.reshape(len(self), -1).sum(axis=1), index)
-        prompt_index = _ragged_index(self.prompt_lengths, index)
+        token_index = ragged_index(self.lengths.reshape(len(self), -1).sum(axis=1), index)
+        prompt_index = ragged_index(self.prompt_lengths, index)
         return ScoredGroups(
             group_ids=self.group_ids[index],
             prompt_tokens=self.prompt_tokens[prompt_index],
@@ -135,6 +142,7 @@ class ScoredGroups:
             token_rewards=None if self.token_rewards is None else self.token_rewards[token_index],
             greedy_scores=None if self.greedy_scores is None else self.greedy_scores[index],
             token_level=self.token_level,
+            token_versions=None if self.token_versions is None else self.token_versions[token_index],
             info={name: array[index] for name, array in self.info.items()},
         )
 
@@ -145,6 +153,8 @@ def concatenate(blocks: Sequence[ScoredGroups]) -> ScoredGroups:
         raise ValueError("no blocks to concatenate; give at least one")
     if len(blocks) == 1:
         return blocks[0]
+    if any(block.token_versions is not None for block in blocks):
+        blocks = [_with_token_versions(block) for block in blocks]
     first = blocks[0].arrays()
     for block in blocks[1:]:
         if block.group_size != blocks[0].group_size:
@@ -160,17 +170,11 @@ def concatenate(blocks: Sequence[ScoredGroups]) -> ScoredGroups:
     return ScoredGroups(**joined, token_level=blocks[0].token_level, info=info)
 
 
-def pad(flat: NDArray[ScalarT], lengths: NDArray[np.int32]) -> NDArray[ScalarT]:
-    """Flat ragged values as [*lengths.shape, longest], zeros behind each row's end."""
-    longest = int(lengths.max(initial=0))
-    padded = np.zeros((*lengths.shape, longest), dtype=flat.dtype)
-    padded[np.arange(longest) < lengths[..., None]] = flat
-    return padded
-
-
-def flatten(padded: NDArray[ScalarT], lengths: NDArray[np.int32]) -> NDArray[ScalarT]:
-    """The inverse of `pad`: the values within each row's length, in order."""
-    return padded[np.arange(padded.shape[-1]) < lengths[..., None]]
+def _with_token_versions(block: ScoredGroups) -> ScoredGroups:
+    """The same groups, with the version of every token spelled out."""
+    if block.token_versions is not None:
+        return block
+    return replace(block, token_versions=np.repeat(block.snapshot_versions, block.lengths.sum(axis=1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -183,6 +187,10 @@ class Snapshot:
     """Parameters by name."""
     digest: str
     """`weights_digest` of the arrays."""
+    probe_tokens: NDArray[np.int32] | None = None
+    """[P] a short text, whose log-probs samplers find after loading: what an engine makes of weights is its own."""
+    probe_logps: NDArray[np.float32] | None = None
+    """[P - 1] the learner's log-probs (nats, logits undivided) of each of its tokens but the first."""
 
     def __repr__(self) -> str:
         return f"Snapshot(version {self.version}, {len(self.arrays)} arrays, digest {self.digest})"
@@ -203,34 +211,6 @@ def weights_digest(arrays: Mapping[str, Array]) -> str:
     return hasher.hexdigest()
 
 
-def _frozen(array: Array) -> Array:
-    """The array itself where nobody can write to its memory, else a read-only copy."""
-    at: object = array
-    while isinstance(at, np.ndarray):
-        if at.flags.writeable:
-            array = array.copy()
-            array.setflags(write=False)
-            return array
-        at = at.base
-    return array
-
-
-def _ragged_index(lengths: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positions, in a flat ragged array with these row lengths, of the given rows one after another."""
-    ends = np.cumsum(lengths, dtype=np.int64)
-    pieces = [np.arange(ends[row] - lengths[row], ends[row]) for row in rows]
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
-
-
-def _check_lengths(what: str, flat: Array, lengths: Array, rows: int) -> None:
-    if lengths.shape[0] != rows:
-        raise ValueError(f"{what} lengths have {lengths.shape[0]} rows for {rows} groups")
-    if lengths.size and int(lengths.min()) < 0:
-        raise ValueError(f"a {what} length is {int(lengths.min())}; lengths are 0 or more")
-    if flat.ndim != 1 or len(flat) != int(lengths.sum()):
-        raise ValueError(f"{what} lengths add up to {int(lengths.sum())} tokens but {list(flat.shape)} are given")
-
-
 def _check_groups(groups: ScoredGroups) -> None:
     """Every promise of `ScoredGroups`, checked at birth."""
     count = len(groups.group_ids)
@@ -242,8 +222,8 @@ def _check_groups(groups: ScoredGroups) -> None:
     by_group = ("group_ids", "prompt_lengths", "snapshot_versions", "snapshot_digests")
     wanted: dict[str, tuple[int, ...]] = dict.fromkeys(by_group, (count,))
     wanted |= dict.fromkeys(("scores", "stop_reasons"), groups.lengths.shape)
-    per_token = ("behavior_logprobs",) if groups.token_rewards is None else ("behavior_logprobs", "token_rewards")
-    wanted |= dict.fromkeys(per_token, groups.tokens.shape)
+    per_token = ("behavior_logprobs", "token_rewards", "token_versions")
+    wanted |= {name: groups.tokens.shape for name in per_token if getattr(groups, name) is not None}
     wanted |= {f"info/{name}": (count,) for name in groups.info}
     if groups.greedy_scores is not None:
         wanted["greedy_scores"] = (count,)
@@ -254,8 +234,8 @@ def _check_groups(groups: ScoredGroups) -> None:
     for name, kind in _DTYPES.items():
         if name in arrays and arrays[name].dtype != kind:
             raise ValueError(f"{name} has dtype {arrays[name].dtype}; expected {kind}")
-    _check_lengths("prompt", groups.prompt_tokens, groups.prompt_lengths, count)
-    _check_lengths("candidate", groups.tokens, groups.lengths, count)
+    check_lengths("prompt", groups.prompt_tokens, groups.prompt_lengths, count)
+    check_lengths("candidate", groups.tokens, groups.lengths, count)
     _check_values(groups)
 
 
@@ -277,6 +257,10 @@ def _check_values(groups: ScoredGroups) -> None:
         raise ValueError(f"stop_reasons holds {np.unique(groups.stop_reasons).tolist()}, not only those of StopReason")
     if len(np.unique(groups.group_ids)) < len(groups):
         raise ValueError("group_ids holds a group twice")
+    if groups.token_versions is not None:
+        own = np.repeat(groups.snapshot_versions, groups.lengths.sum(axis=1))
+        if (groups.token_versions < own).any():
+            raise ValueError("token_versions holds a version older than that of its group")
     for name, numbers in groups.info.items():
         if numbers.dtype != np.float64 or not np.isfinite(numbers).all():
             raise ValueError(f"info/{name} has to hold finite float64 numbers")
@@ -296,5 +280,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "snapshot_digests": np.dtype("S32"),
     "stop_reasons": np.dtype(np.int8),
     "token_rewards": np.dtype(np.float32),
+    "token_versions": np.dtype(np.int64),
     "greedy_scores": np.dtype(np.float32),
 }
