@@ -54,7 +54,10 @@ def _options(
         words, hints = _field_docstrings(kind), get_type_hints(kind)
         for option in dataclasses.fields(kind):
             meaning = _meaning(hints[option.name], words.get(option.name, ""))
-            default = json.dumps(presets.get(name, {}).get(option.name, option.default))
+            found = presets.get(name, {}).get(option.name, option.default)
+            if found is dataclasses.MISSING:
+                found, meaning = None, f"required. {meaning}"
+            default = json.dumps(found)
             owners.setdefault(option.name, {}).setdefault((meaning, default), []).append(name)
     return [_entry(f"{section}.{option}", meanings) for option, meanings in owners.items()]
 

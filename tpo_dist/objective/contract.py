@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tpo_dist.objective.groups import Groups, expect_like, make_groups
+from tpo_dist.objective.ratios import k3, log_ratios
 
 
 class Objective(Protocol):
@@ -52,18 +53,32 @@ def wants_reference(objective: Objective) -> bool:
     return objective.uses_reference and any(weight > 0 for weight in weights)
 
 
+def mean_kl(logps_GKT: Tensor, groups: Groups) -> Tensor:
+    """KL (nats per token, k3) from the reference of the batch, in the mean over its tokens: a scalar."""
+    kl_GKT = k3(log_ratios(logps_GKT, groups.reference, groups.live))
+    return torch.where(groups.live, kl_GKT, 0.0).sum() / groups.live.sum().clamp(min=1)
+
+
 def weigh(
-    objective: Objective, logps_GKT: Tensor, groups: Groups, signal: Tensor, token_weights_GKT: Tensor | None = None
+    objective: Objective,
+    logps_GKT: Tensor,
+    groups: Groups,
+    signal: Tensor,
+    token_weights_GKT: Tensor | None = None,
+    reference_kl: float = 0.0,
 ) -> Evaluation:
     """Loss and its exact gradient with respect to the log-probs, for surrogates that run in micro-batches.
 
     `token_weights_GKT`: frozen weights of an off-policy correction; they multiply the gradient, never the loss.
+    `reference_kl`: weight of a KL to the reference, k3 in the mean over all tokens, beside the objective's own.
     """
     expect_like("logps_GKT", logps_GKT, groups)
     if token_weights_GKT is not None:
         expect_like("token_weights_GKT", token_weights_GKT, groups)
     leaf = logps_GKT.detach().requires_grad_(True)
     loss = objective.loss(leaf, groups, signal)
+    if reference_kl > 0:
+        loss = loss + reference_kl * mean_kl(leaf, groups)
     loss.backward()  # type: ignore[no-untyped-call]
     assert leaf.grad is not None
     weights_GKT = leaf.grad
