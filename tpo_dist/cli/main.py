@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import typer
 
 from tpo_dist import __version__
+from tpo_dist.cli import bench_learner
 from tpo_dist.cli.bench import bench
 from tpo_dist.cli.bench_fleet import register
 from tpo_dist.cli.ledger import ledger
@@ -34,6 +35,7 @@ app.command()(ledger)
 app.command()(replay)
 app.command()(study)
 register(bench)
+bench_learner.register(bench)
 app.add_typer(bench, name="bench")
 
 
