@@ -210,7 +210,7 @@ class ScoringConfig(_Section):
     processes: Count = Field(1, description="scorer processes of each rollout worker")
     seconds: Seconds = Field(10.0, description="for one completion; then the scorer is killed and the group fails")
     memory_mb: Count | None = Field(2048, description="address space that a scorer may take beyond its own start")
-    retries: int = Field(1, ge=0, description="further attempts at a completion whose scorer crashed or hung")
+    retries: int = Field(1, ge=0, description="further attempts at a completion whose scorer crashed, hung or raised")
 
 
 class EvaluationConfig(_Section):

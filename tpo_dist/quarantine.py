@@ -10,6 +10,7 @@ One file for each failed draw, `quarantine/draw-NNNNNNNNNN.json` in the run's fo
     greedy             token ids of the greedy completion; null where the objective asks for none
     snapshot_version   weights that sampled it
     snapshot_digest    their checksum
+    words              where prompts are in words: source, question, answer and completions, as a person reads them
 
 The first 1000 draws are kept; `quarantine/more.json` counts the failures after them, by cause.
 """
@@ -42,7 +43,7 @@ class GroupFailure:
     detail: str
     """Traceback, or what was wrong; bounded by `shorten`."""
     record: Mapping[str, Any]
-    """What was to be scored, ready for JSON: prompt, candidates, greedy, snapshot_version, snapshot_digest."""
+    """What was to be scored, ready for JSON: prompt, candidates, greedy, snapshot_version, snapshot_digest, words."""
 
 
 def shorten(text: str) -> str:
@@ -78,7 +79,7 @@ def _write(place: Path, failure: GroupFailure) -> Path | None:
         _count_more(place / "more.json", failure.cause)
         return None
     fields = {"draw": failure.draw, "cause": failure.cause, "detail": failure.detail.splitlines(), **failure.record}
-    _write_whole(path, "{\n" + ",\n".join(f"  {json.dumps(key)}: {_value(fields[key])}" for key in fields) + "\n}\n")
+    _write_whole(path, _value(fields) + "\n")
     if kept == 0:
         _log.warning(
             "the group of draw %d failed (%s) and is left out of training: %s; those after it are kept without a word",
@@ -95,14 +96,18 @@ def _count_more(path: Path, cause: str) -> None:
     _write_whole(path, json.dumps({"failures": sum(counts.values()), "by_cause": counts}, indent=2) + "\n")
 
 
-def _value(value: Any) -> str:
-    """A list of texts or of lists takes a line for each, everything else one line."""
+def _value(value: Any, margin: str = "") -> str:
+    """Each key takes a line, a list of texts or of lists a line for each, everything else one line."""
+    inner = margin + "  "
+    if isinstance(value, Mapping) and value:
+        lines = (f"{inner}{json.dumps(key)}: {_value(each, inner)}" for key, each in value.items())
+        return "{\n" + ",\n".join(lines) + f"\n{margin}}}"
     if isinstance(value, list) and value and isinstance(value[0], str | list):
-        return "[\n" + ",\n".join(f"    {json.dumps(each)}" for each in value) + "\n  ]"
-    return json.dumps(value)
+        return "[\n" + ",\n".join(f"{inner}{json.dumps(each, ensure_ascii=False)}" for each in value) + f"\n{margin}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair stays JSON
     os.replace(temporary, path)

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Purpose = Literal["prompt", "sample", "wait"]
-_PURPOSES: dict[Purpose, int] = {"prompt": 1, "sample": 2, "wait": 3}
+Purpose = Literal["prompt", "sample", "wait", "order", "mixture"]
+_PURPOSES: dict[Purpose, int] = {"prompt": 1, "sample": 2, "wait": 3, "order": 4, "mixture": 5}
 _WORDS_PER_COUNT = 4  # Philox4x64 makes four 64-bit words for each value of its counter
 
 

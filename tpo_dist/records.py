@@ -85,14 +85,19 @@ class ScoredGroups:
     token_versions: NDArray[np.int64] | None = None
     """(flat, one per token) which weights drew each token, where they changed on the way; never older than the group's
     own version. None: all tokens are of that."""
+    sources: NDArray[np.bytes_] | None = None
+    """[G] which task of a mixture asked, where prompts are in words."""
+    parts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """The mean of each reward that makes the scores, over the candidates [G]; NaN where its task has none such."""
     info: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    """Small numbers per group [G], for the logs."""
+    """Small numbers per group [G], for the logs; a batch's are their sums."""
 
     def __post_init__(self) -> None:
         for name in (f.name for f in fields(self)):
             if isinstance(array := getattr(self, name), np.ndarray):
                 object.__setattr__(self, name, frozen(array))
-        object.__setattr__(self, "info", {name: frozen(np.asarray(of)) for name, of in self.info.items()})
+        for name in _BY_NAME:
+            object.__setattr__(self, name, {key: frozen(np.asarray(of)) for key, of in getattr(self, name).items()})
         _check_groups(self)
 
     def __len__(self) -> int:
@@ -112,9 +117,10 @@ class ScoredGroups:
         return sum(array.nbytes for array in self.arrays().values())
 
     def arrays(self) -> dict[str, Array]:
-        """Every array by field name; those of `info` as `info/NAME`."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("info", "token_level")}
-        named.update({f"info/{name}": array for name, array in self.info.items()})
+        """Every array by field name; those of `parts` and `info` as `parts/NAME` and `info/NAME`."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_BY_NAME, "token_level")}
+        for field_name in _BY_NAME:
+            named.update({f"{field_name}/{name}": array for name, array in getattr(self, field_name).items()})
         return {name: array for name, array in named.items() if array is not None}
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "ScoredGroups":
@@ -143,6 +149,8 @@ class ScoredGroups:
             greedy_scores=None if self.greedy_scores is None else self.greedy_scores[index],
             token_level=self.token_level,
             token_versions=None if self.token_versions is None else self.token_versions[token_index],
+            sources=None if self.sources is None else self.sources[index],
+            parts={name: array[index] for name, array in self.parts.items()},
             info={name: array[index] for name, array in self.info.items()},
         )
 
@@ -166,8 +174,10 @@ def concatenate(blocks: Sequence[ScoredGroups]) -> ScoredGroups:
     joined = {name: np.concatenate([block.arrays()[name] for block in blocks]) for name in first}
     for array in joined.values():
         array.setflags(write=False)  # nobody else has it, so the record need not copy it
-    info = {name.removeprefix("info/"): joined.pop(name) for name in first if name.startswith("info/")}
-    return ScoredGroups(**joined, token_level=blocks[0].token_level, info=info)
+    parts, info = (
+        {name.partition("/")[2]: joined.pop(name) for name in first if name.startswith(f"{each}/")} for each in _BY_NAME
+    )
+    return ScoredGroups(**joined, token_level=blocks[0].token_level, parts=parts, info=info)
 
 
 def _with_token_versions(block: ScoredGroups) -> ScoredGroups:
@@ -224,10 +234,9 @@ def _check_groups(groups: ScoredGroups) -> None:
     wanted |= dict.fromkeys(("scores", "stop_reasons"), groups.lengths.shape)
     per_token = ("behavior_logprobs", "token_rewards", "token_versions")
     wanted |= {name: groups.tokens.shape for name in per_token if getattr(groups, name) is not None}
-    wanted |= {f"info/{name}": (count,) for name in groups.info}
-    if groups.greedy_scores is not None:
-        wanted["greedy_scores"] = (count,)
+    wanted |= {f"{each}/{name}": (count,) for each in _BY_NAME for name in getattr(groups, each)}
     arrays = groups.arrays()
+    wanted |= dict.fromkeys(("greedy_scores", "sources") & arrays.keys(), (count,))
     for name, shape in wanted.items():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} has shape {list(arrays[name].shape)}; expected {list(shape)}")
@@ -264,6 +273,9 @@ def _check_values(groups: ScoredGroups) -> None:
     for name, numbers in groups.info.items():
         if numbers.dtype != np.float64 or not np.isfinite(numbers).all():
             raise ValueError(f"info/{name} has to hold finite float64 numbers")
+    for name, numbers in groups.parts.items():
+        if numbers.dtype != np.float64 or np.isinf(numbers).any():
+            raise ValueError(f"parts/{name} has to hold float64 numbers, none of them infinite")
     if groups.token_level and (groups.token_rewards is None or (groups.lengths != groups.lengths[:, :1]).any()):
         raise ValueError("token-level groups need token_rewards, and candidates of one length in each group")
 
@@ -282,4 +294,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "token_rewards": np.dtype(np.float32),
     "token_versions": np.dtype(np.int64),
     "greedy_scores": np.dtype(np.float32),
+    "sources": np.dtype("S64"),
 }
+_BY_NAME = ("parts", "info")
+"""Fields that hold an array [G] for each of some names."""

@@ -15,14 +15,14 @@ from tpo_dist.config import ComponentConfig, RunConfig
 from tpo_dist.objective import OBJECTIVES
 from tpo_dist.policies import POLICIES
 from tpo_dist.rollout import SAMPLERS
-from tpo_dist.tasks import TASKS
+from tpo_dist.tasks import TASKS, TEXT_TASKS
 
 
 def describe_keys() -> list[dict[str, Any]]:
     """One entry for each key: `key`, `default`, `meaning`; options of components follow their section's name."""
     entries: list[dict[str, Any]] = []
     kinds: dict[str, dict[str, type[Any]]] = {
-        "task": dict(TASKS),
+        "task": {**TASKS, **TEXT_TASKS},
         "policy": dict(POLICIES),
         "sampler": dict(SAMPLERS),
         "objective": {name: method.kind for name, method in OBJECTIVES.items()},

@@ -9,6 +9,8 @@ from tpo_dist import __version__
 from tpo_dist.cli import bench_learner
 from tpo_dist.cli.bench import bench
 from tpo_dist.cli.bench_fleet import register
+from tpo_dist.cli.eval import evaluation
+from tpo_dist.cli.fetch_model import fetch_model
 from tpo_dist.cli.ledger import ledger
 from tpo_dist.cli.objectives import objectives
 from tpo_dist.cli.replay import replay
@@ -34,6 +36,8 @@ app.command()(objectives)
 app.command()(ledger)
 app.command()(replay)
 app.command()(study)
+app.command("eval")(evaluation)
+app.command()(fetch_model)
 register(bench)
 bench_learner.register(bench)
 app.add_typer(bench, name="bench")

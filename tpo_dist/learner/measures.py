@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tpo_dist.metrics import Histogram, Max, Mean, Metrics, Sum
 from tpo_dist.objective import Groups, mean_kl, zero_variance
-from tpo_dist.records import ScoredGroups, pad
+from tpo_dist.records import ScoredGroups, StopReason, pad
 
 _LONGEST_LAG = 8
 
@@ -40,6 +40,7 @@ def score_metrics(record: ScoredGroups, groups: Groups) -> dict[str, Mean | Sum 
         "completion_length": Mean(float(record.lengths.sum()), record.lengths.size),
     }
     metrics.update(_wrong_concentration(record))
+    metrics.update(_text_metrics(record))
     metrics.update({name: Sum(float(seconds.sum())) for name, seconds in record.info.items()})
     return metrics
 
@@ -74,6 +75,22 @@ def lag_metrics(record: ScoredGroups, lag_G: NDArray[np.int64]) -> Metrics:
     for lag in np.unique(lag_G[lag_G <= _LONGEST_LAG]):
         scores = _followed(record)[lag_G == lag]
         found[f"reward_lag_{lag}"] = Mean(float(scores.sum(dtype="float64")), scores.size)
+    return found
+
+
+def _text_metrics(record: ScoredGroups) -> dict[str, Mean | Sum | Max]:
+    """Where completions end by themselves, how many were cut off; the reward of each source, and each of its parts."""
+    found: dict[str, Mean | Sum | Max] = {}
+    if (record.stop_reasons != StopReason.FIXED).any():
+        found["cut_off"] = Mean(float((record.stop_reasons == StopReason.LENGTH).sum()), record.stop_reasons.size)
+        found["completion_length_max"] = Max(float(record.lengths.max()))
+    if record.sources is not None:
+        for source in np.unique(record.sources):
+            scores = record.scores[record.sources == source]
+            found[f"reward/{source.decode()}"] = Mean(float(scores.sum(dtype="float64")), scores.size)
+    for name, means in record.parts.items():
+        known = means[~np.isnan(means)]
+        found[f"part/{name}"] = Mean(float(known.sum()), len(known))
     return found
 
 

@@ -41,7 +41,7 @@ def make_tiny_qwen3(
     models have more than their tokenizer has tokens; null: the next multiple of 16. Returns the folder.
     Raises UsageError where a package of tpo-dist[llm] is missing.
     """
-    transformers, torch = _require("transformers"), _require("torch")
+    transformers, torch = _transformers(), _require("torch")
     tokenizer = _byte_tokenizer(alphabet)
     size = vocab_size or -(-len(tokenizer) // 16) * 16
     config = transformers.Qwen3Config(
@@ -81,7 +81,7 @@ def make_smollm2(folder: Path) -> Path:
 
 
 def _dequantise(source: Path, folder: Path) -> None:
-    transformers, torch = _require("transformers"), _require("torch")
+    transformers, torch = _transformers(), _require("torch")
     _require("gguf")
     place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
@@ -120,7 +120,7 @@ def _smollm2_gguf(temporary: Path) -> Path:
 
 def _byte_tokenizer(alphabet: str | None) -> Any:
     """Every byte of the alphabet (or of all) is a token; three special tokens follow."""
-    tokenizers, transformers = _require("tokenizers"), _require("transformers")
+    tokenizers, transformers = _require("tokenizers"), _transformers()
     split = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     known = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     if alphabet is not None:
@@ -142,13 +142,21 @@ def _byte_tokenizer(alphabet: str | None) -> Any:
     )
 
 
+def _transformers() -> Any:
+    """Without its progress bars: a command says itself what it does."""
+    transformers = _require("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
 def _require(module: str) -> Any:
     import importlib
 
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UsageError(f"import {module}", str(error), "pip install 'tpo-dist[llm]'") from None
+        fix = "pip install gguf" if module == "gguf" else "pip install 'tpo-dist[llm]'"
+        raise UsageError(f"import {module}", str(error), fix) from None
 
 
 MODELS: dict[str, Callable[[Path], Path]] = {

@@ -15,13 +15,18 @@ from tpo_dist.history import History
 from tpo_dist.learner.learner import Learner
 from tpo_dist.objective import OBJECTIVES, Objective
 from tpo_dist.policies import POLICIES, ContextPolicyOptions, Policy, PolicyOptions, TextPolicyOptions
+from tpo_dist.policies.tokenizer import load_tokenizer
 from tpo_dist.process import memory_bytes
+from tpo_dist.programs.words import in_words, tokenized
 from tpo_dist.records import Prompts, ScoredGroups
 from tpo_dist.rollout import SAMPLERS
+from tpo_dist.rollout.contract import Sampler
+from tpo_dist.rollout.generation import Adapters, Generation, TextSampling
+from tpo_dist.rollout.text_task import TokenizedTask
 from tpo_dist.rollout.torch_sampler import TorchSampler
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream
-from tpo_dist.tasks import TASKS, Answers, ContextTask, Task
+from tpo_dist.tasks import TASKS, TEXT_TASKS, Answers, ContextTask, Task, TextTask
 
 AnyPolicyOptions = PolicyOptions | ContextPolicyOptions | TextPolicyOptions
 
@@ -32,9 +37,22 @@ For the default policy (0.4 MB) that adds 1 to 2 % to sampling 16 prompts x 32 c
 """
 
 
+_LANGUAGE_MODEL = "causal_lm"
+
+
+def task_options(config: RunConfig) -> Task | TextTask:
+    """The task as its options describe it. Raises UsageError for those that it refuses."""
+    known: dict[str, type[Any]] = {**TASKS, **TEXT_TASKS}
+    found: Task | TextTask = build("task", lookup("task", config.task.name, known), config.task.options, others=known)
+    return found
+
+
 def make_task(config: RunConfig) -> Task:
-    """The task. Raises UsageError for options that it refuses."""
-    return build("task", lookup("task", config.task.name, TASKS), config.task.options, others=TASKS)
+    """The task, in tokens. Raises UsageError for options that it refuses, and where a task in words has no model whose
+    tokenizer makes tokens of it."""
+    options: Any = task_options(config)
+    task: Task = tokenized(config, options) if in_words(config) else options
+    return task
 
 
 def make_objective(config: RunConfig) -> Objective:
@@ -76,22 +94,57 @@ def make_policy(config: RunConfig) -> Policy:
 
 def make_worker(config: RunConfig) -> RolloutWorker:
     """A rollout worker; it has no weights until it loads a snapshot. Raises UsageError where its device is not here."""
+    task, token_level = make_task(config), config.rollout.candidates == "token"
+    if isinstance(task, TokenizedTask):
+        task.start()
+    sampler = make_sampler(config, task)
+    return RolloutWorker(task, sampler, config.rollout.group_size, config.seed, token_level=token_level)
+
+
+def make_sampler(config: RunConfig, task: Task, temperature: float | None = None) -> Sampler:
+    """The sampler. `temperature`: another than that of training, 0 for greedy; only for language models.
+
+    Raises UsageError where its device, or a package that it needs, is not here.
+    """
     _require_device("rollout", config.rollout.device)
-    task = make_task(config)
-    token_level = config.rollout.candidates == "token"
+    options = sampler_options(config)
+    if isinstance(options, TextSampling):
+        return options.build(_generation(config, task, temperature))
+    assert temperature is None, "policies of our own have no temperature"
     policy = make_policy(config)
     size = sum(parameter.nbytes for parameter in policy.parameters())
     verify = config.rollout.verify_weights or ("block" if size <= _HASHED_BYTES else "load")
-    sampler = TorchSampler(
+    return TorchSampler(
         policy,
         task.completion_length,
         config.seed,
         config.rollout.device,
-        token_level=token_level,
+        token_level=config.rollout.candidates == "token",
         greedy=make_objective(config).needs_greedy,
         verify_blocks=verify == "block",
     )
-    return RolloutWorker(task, sampler, config.rollout.group_size, config.seed, token_level=token_level)
+
+
+def _generation(config: RunConfig, task: Task, temperature: float | None) -> Generation:
+    """What a sampler of language models needs to know of the run."""
+    model = config.policy.options
+    rank, alpha = model.get("lora_rank"), model.get("lora_alpha")
+    scale = 1.0 if rank is None or alpha is None else alpha / rank
+    path, revision = model["path"], model.get("revision")
+    return Generation(
+        path=path,
+        revision=revision,
+        dtype=model.get("dtype", "float32"),
+        adapters=None if rank is None else Adapters(rank, scale),
+        device=config.rollout.device,
+        temperature=config.rollout.temperature if temperature is None else temperature,
+        max_prompt_tokens=task.prompt_length,
+        max_tokens=task.completion_length,
+        end_tokens=load_tokenizer(path, revision).end_tokens,
+        stop=tuple(config.text.stop),
+        seed=config.seed,
+        greedy=make_objective(config).needs_greedy,
+    )
 
 
 def make_learner(config: RunConfig) -> Learner:
@@ -148,9 +201,31 @@ def policy_options(config: RunConfig) -> AnyPolicyOptions:
     return build("policy", lookup("policy", config.policy.name, POLICIES), config.policy.options)
 
 
-def refuse_mismatch(config: RunConfig, task: Task, policy: AnyPolicyOptions) -> None:
-    """Numbered contexts take a policy made for them, and token sequences take one that reads sequences; UsageError."""
+def refuse_sampler(config: RunConfig) -> None:
+    """A language model has a sampler of its own, and no other policy takes one; UsageError."""
+    text = isinstance(sampler_options(config), TextSampling)
+    where, policy = f"sampler.name = {config.sampler.name!r}", config.policy.name
+    if text and policy != _LANGUAGE_MODEL:
+        reason = f"it samples language models, and policy {policy!r} is a network of ours, which draws for itself"
+        raise UsageError(where, reason, f"give sampler.name=policy, or policy.name={_LANGUAGE_MODEL} with policy.path")
+    if policy == _LANGUAGE_MODEL and not text:
+        names = " or ".join(name for name, kind in SAMPLERS.items() if hasattr(kind, "build"))
+        raise UsageError(where, f"policy {policy!r} cannot draw for itself", f"give sampler.name={names}")
+    if text and config.rollout.verify_weights == "block":
+        reason = f"sampler {config.sampler.name!r} checks weights when it has loaded them"
+        raise UsageError("rollout.verify_weights = 'block'", reason, "leave it out")
+
+
+def refuse_mismatch(config: RunConfig, task: Task | TextTask, policy: AnyPolicyOptions) -> None:
+    """Numbered contexts take a policy made for them, token sequences take one that reads sequences, and words take a
+    language model; UsageError."""
     where, named = f"policy.name = {config.policy.name!r}", f"task {config.task.name!r}"
+    if in_words(config) and not isinstance(policy, TextPolicyOptions):
+        fix = f"give policy.name={_LANGUAGE_MODEL} with policy.path"
+        raise UsageError(where, f"it reads no words, and {named} asks with them", fix)
+    if isinstance(policy, TextPolicyOptions) and not in_words(config):
+        reason = f"it is a language model, and {named} asks without words"
+        raise UsageError(where, reason, f"give another policy, or one of the tasks {', '.join(TEXT_TASKS)}")
     if isinstance(policy, ContextPolicyOptions) and not isinstance(task, ContextTask):
         names = ", ".join(name for name, kind in POLICIES.items() if not issubclass(kind, ContextPolicyOptions))
         raise UsageError(where, f"it reads the number of a context, and {named} asks with sequences", f"give {names}")

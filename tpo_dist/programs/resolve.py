@@ -18,20 +18,23 @@ from tpo_dist.programs.parts import (
     make_task,
     policy_options,
     refuse_mismatch,
+    refuse_sampler,
     sampler_options,
+    task_options,
 )
+from tpo_dist.programs.words import in_words, refuse_evaluation, refuse_questions
 from tpo_dist.tasks import Answers, ContextTask, Task, TokenScoring
 
 
 def resolve(config: RunConfig) -> RunConfig:
     """Every default filled in, every part tried. Raises UsageError for what cannot work together."""
-    task, objective, policy = make_task(config), make_objective(config), policy_options(config)
+    options, objective, policy = task_options(config), make_objective(config), policy_options(config)
     groups = config.rollout.groups_per_step
     size = config.rollout.block_size or (groups // 4 if groups % 4 == 0 else groups)
     candidates = config.rollout.candidates or OBJECTIVES[config.objective.name].candidates
     resolved = config.model_copy(
         update={
-            "task": _complete(config.task, task),
+            "task": _complete(config.task, options),
             "objective": _complete(config.objective, objective),
             "policy": _complete(config.policy, policy),
             "sampler": _complete(config.sampler, sampler_options(config)),
@@ -39,7 +42,9 @@ def resolve(config: RunConfig) -> RunConfig:
             "learner": config.learner.model_copy(update={"epochs": config.learner.epochs or objective.epochs}),
         }
     )
-    refuse_mismatch(resolved, task, policy)
+    refuse_sampler(resolved)
+    refuse_mismatch(resolved, options, policy)
+    task = make_task(resolved)
     if candidates == "token":
         _refuse_token_level(resolved, task, objective)
     if config.log.oracle and not isinstance(task, Answers):
@@ -51,6 +56,9 @@ def resolve(config: RunConfig) -> RunConfig:
     _refuse_contradictions(resolved, objective)
     _refuse_learning(resolved, policy)
     _refuse_fleet(resolved)
+    refuse_evaluation(resolved, task)
+    if in_words(resolved):
+        refuse_questions(resolved)
     if isinstance(task, ContextTask):
         make_policy(resolved)  # contexts without features, or data that is missing, show now
     return resolved

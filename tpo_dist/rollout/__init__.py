@@ -3,9 +3,11 @@
 from typing import Any
 
 from tpo_dist.rollout.torch_sampler import PolicySampling
+from tpo_dist.rollout.transformers_sampler import TransformersSampling
 
 SAMPLERS: dict[str, type[Any]] = {
     "policy": PolicySampling,
+    "transformers": TransformersSampling,
 }
 
 __all__ = ["SAMPLERS"]

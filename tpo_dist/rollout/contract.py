@@ -4,7 +4,7 @@ Shapes: G groups (one prompt each), K candidates, T tokens of a candidate.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,10 @@ class Candidates:
     """`StopReason` of each candidate."""
     greedy_GT: NDArray[np.int32] | None = None
     """The greedy completion of each prompt, where the objective asks for one."""
+    greedy_lengths_G: NDArray[np.int32] | None = None
+    """Tokens of each; None: as many as its first candidate has."""
+    versions_GKT: NDArray[np.int64] | None = None
+    """Which weights drew each token, where they changed on the way; None: those under which the block was asked for."""
 
 
 class Sampler(Protocol):
@@ -45,7 +49,30 @@ class Sampler(Protocol):
         ...
 
     def sample(self, prompts: Prompts, group_size: int) -> Candidates:
-        """K candidates for each prompt, a pure function of weights, seed and draw ids."""
+        """K candidates for each prompt, a pure function of weights, seed and draw ids.
+
+        Batched arithmetic rounds differently in different company: samplers of language models are such a function for
+        equal blocks, and across blocks up to a token on the edge. A candidate's end token is its last token, and has a
+        log-prob; so a completion that says nothing has length 1.
+        """
+        ...
+
+
+@runtime_checkable
+class StreamingSampler(Sampler, Protocol):
+    """A sampler that works on many blocks at a time, and takes new weights while it does."""
+
+    @property
+    def pending(self) -> int:
+        """Blocks that were submitted and not yet handed out."""
+        ...
+
+    def submit(self, key: int, prompts: Prompts, group_size: int) -> None:
+        """Begin a block of K candidates for each prompt; `step` hands it out under this key."""
+        ...
+
+    def step(self) -> list[tuple[int, Candidates]]:
+        """Let the engine work for about one token of each candidate; the blocks whose last candidate ended since."""
         ...
 
 

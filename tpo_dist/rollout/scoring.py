@@ -8,7 +8,7 @@ Shapes: G groups of the block, F of them scored, K candidates, T tokens of a can
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,7 @@ from tpo_dist.errors import UsageError
 from tpo_dist.quarantine import shorten
 from tpo_dist.records import Prompts, ScalarT, flatten
 from tpo_dist.rollout.contract import Candidates
-from tpo_dist.tasks import Scores, Task, TokenScoring
-
-
-@dataclass(frozen=True, slots=True)
-class Defect:
-    """Why a group has no scores."""
-
-    cause: str
-    """One of few short texts, to count by."""
-    detail: str
+from tpo_dist.tasks import Defect, GroupScoring, Scores, Task, TokenScoring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -36,11 +27,15 @@ class BlockScores:
     rows_F: NDArray[np.int64]
     """Their positions in the block, in order."""
     scores_FK: NDArray[np.float32]
-    token_rewards_FKT: NDArray[np.float32]
+    token_rewards_FKT: NDArray[np.float32] | None
     greedy_F: NDArray[np.float32] | None
     """Scores of the greedy completions, where there are any."""
     defects: Mapping[int, Defect]
     """Every other group of the block, by position."""
+    sources_F: NDArray[np.bytes_] | None = None
+    """Which task of a mixture asked, where prompts are in words."""
+    parts_F: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """The rewards that make the scores, where there are several: means over the candidates."""
 
 
 class _BadScores(Exception):
@@ -64,6 +59,8 @@ class BlockScorer:
 
     def score(self, prompts: Prompts, candidates: Candidates) -> BlockScores:
         """Every score that there is. Raises UsageError where the scorer does: that is no group's fault."""
+        if isinstance(self._task, GroupScoring):
+            return _of_groups(self._task, prompts, candidates)
         parts: list[_Part] = []
         defects: dict[int, Defect] = {}
         self._score(slice(0, len(prompts.ids)), prompts, candidates, parts, defects)
@@ -72,7 +69,7 @@ class BlockScorer:
         return BlockScores(
             rows_F=_joined([np.arange(rows.start, rows.stop) for rows, _, _ in parts], np.arange(0)),
             scores_FK=_joined([each.scores_GK for each in scores], np.empty((0, candidates.lengths_GK.shape[1]), "f4")),
-            token_rewards_FKT=_joined([each.token_rewards_GKT for each in scores], candidates.logps_GKT[:0]),
+            token_rewards_FKT=_rewards(scores, candidates),
             greedy_F=_joined(greedy, greedy[0][:0]) if greedy else None,
             defects=defects,
         )
@@ -109,7 +106,7 @@ class BlockScorer:
             scores = _checked(self._task.score(prompts, tokens, lengths), tokens, lengths)
         if candidates.greedy_GT is None:
             return scores, None
-        greedy, ends = candidates.greedy_GT[rows][:, None], lengths[:, :1]
+        greedy, ends = candidates.greedy_GT[rows][:, None], _greedy_lengths(candidates)[rows]
         return scores, _checked(self._task.score(prompts, greedy, ends), greedy, ends).scores_GK[:, 0]
 
 
@@ -118,13 +115,12 @@ def _checked(scores: object, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[
     if not isinstance(scores, Scores):
         kind = type(scores).__name__[:80]
         raise _BadScores(f"scorer returned {kind}", f"the scorer returned a {kind}; expected Scores")
-    for name, array, shape in (
-        ("scores", scores.scores_GK, lengths_GK.shape),
-        ("token rewards", scores.token_rewards_GKT, tokens_GKT.shape),
-    ):
-        given: object = array
-        if not isinstance(given, np.ndarray):
-            raise _BadScores(f"{name} are no array", f"{name} are a {type(given).__name__}; expected an array")
+    arrays: list[tuple[str, object, tuple[int, ...]]] = [("scores", scores.scores_GK, lengths_GK.shape)]
+    if scores.token_rewards_GKT is not None:
+        arrays.append(("token rewards", scores.token_rewards_GKT, tokens_GKT.shape))
+    for name, array, shape in arrays:
+        if not isinstance(array, np.ndarray):
+            raise _BadScores(f"{name} are no array", f"{name} are a {type(array).__name__}; expected an array")
         if array.dtype != np.float32:
             raise _BadScores(f"{name} have the wrong dtype", f"{name} have dtype {array.dtype}; expected float32")
         if array.shape != shape:
@@ -134,9 +130,42 @@ def _checked(scores: object, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[
         bad = scores.scores_GK[~np.isfinite(scores.scores_GK)]
         raise _BadScores("score is not finite", f"{bad.size} of {scores.scores_GK.size} scores are {np.unique(bad)}")
     rewards = scores.token_rewards_GKT
+    if rewards is None:
+        return scores
     if not np.isfinite(rewards).all() and not np.isfinite(flatten(rewards, lengths_GK)).all():  # padding may hold any
         raise _BadScores("token reward is not finite", "a reward of a candidate's token is not finite")
     return scores
+
+
+def _of_groups(task: GroupScoring, prompts: Prompts, candidates: Candidates) -> BlockScores:
+    """The scores of a task that says itself which groups it could not score."""
+    found = task.score_groups(prompts, candidates.tokens_GKT, candidates.lengths_GK)
+    defects, greedy_G = dict(found.defects), None
+    if candidates.greedy_GT is not None:
+        greedy = task.score_groups(prompts, candidates.greedy_GT[:, None], _greedy_lengths(candidates))
+        defects, greedy_G = {**greedy.defects, **defects}, greedy.scores_GK
+    rows = np.array([row for row in range(len(prompts.ids)) if row not in defects], dtype=np.int64)
+    return BlockScores(
+        rows_F=rows,
+        scores_FK=found.scores_GK[rows],
+        token_rewards_FKT=None,
+        greedy_F=None if greedy_G is None else greedy_G[rows, 0] if len(rows) else greedy_G[:0, :1].reshape(0),
+        defects=defects,
+        sources_F=found.sources_G[rows],
+        parts_F={name: numbers[rows] for name, numbers in found.parts_G.items()},
+    )
+
+
+def _rewards(scores: list[Scores], candidates: Candidates) -> NDArray[np.float32] | None:
+    """Token rewards of all parts; None where the task gives none."""
+    found = [each.token_rewards_GKT for each in scores if each.token_rewards_GKT is not None]
+    return None if len(found) < len(scores) else _joined(found, candidates.logps_GKT[:0])
+
+
+def _greedy_lengths(candidates: Candidates) -> NDArray[np.int32]:
+    """[G, 1] tokens of each greedy completion."""
+    lengths_G = candidates.greedy_lengths_G
+    return candidates.lengths_GK[:, :1] if lengths_G is None else lengths_G[:, None]
 
 
 def _rows_of(prompts: Prompts, rows: slice) -> Prompts:

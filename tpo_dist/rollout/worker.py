@@ -11,7 +11,7 @@ from tpo_dist.quarantine import GroupFailure
 from tpo_dist.records import Prompts, ScoredGroups, Snapshot, flatten, pad
 from tpo_dist.rollout.contract import Candidates, Sampler
 from tpo_dist.rollout.scoring import BlockScorer, BlockScores
-from tpo_dist.tasks import Task
+from tpo_dist.tasks import GroupScoring, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,6 +80,7 @@ class RolloutWorker:
         if scores.defects:
             prompt_tokens = flatten(pad(prompts.tokens, prompts.lengths)[kept], prompt_lengths)
         assert self._sampler.version is not None
+        rewards = scores.token_rewards_FKT
         return ScoredGroups(
             group_ids=prompts.ids[kept],
             prompt_tokens=prompt_tokens,
@@ -91,9 +92,11 @@ class RolloutWorker:
             snapshot_versions=np.full(count, self._sampler.version, dtype=np.int64),
             snapshot_digests=np.full(count, self._sampler.digest.encode(), dtype="S32"),
             stop_reasons=candidates.stop_reasons_GK[kept],
-            token_rewards=flatten(scores.token_rewards_FKT, lengths),
+            token_rewards=None if rewards is None else flatten(rewards, lengths),
             greedy_scores=scores.greedy_F,
             token_level=self._token_level,
+            sources=scores.sources_F,
+            parts=scores.parts_F,
             info={name: np.full(count, total / count) for name, total in seconds.items()},
         )
 
@@ -110,6 +113,8 @@ class RolloutWorker:
                 "snapshot_digest": self._sampler.digest,
             }
             draw = int(prompts.ids[row])
+            if isinstance(self._task, GroupScoring):
+                record["words"] = self._task.describe(draw, candidates.tokens_GKT[row], candidates.lengths_GK[row])
             found.append(GroupFailure(draw=draw, cause=defect.cause, detail=defect.detail, record=record))
         return tuple(found)
 

@@ -3,8 +3,9 @@
 Shapes: G groups (one prompt each), K candidates, T tokens of a candidate.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,17 @@ class Scores:
 
     scores_GK: NDArray[np.float32]
     """One number per candidate, higher is better."""
-    token_rewards_GKT: NDArray[np.float32]
-    """One number per token; their mean over a candidate's tokens is its score."""
+    token_rewards_GKT: NDArray[np.float32] | None
+    """One number per token, whose mean over a candidate's tokens is its score; None where tokens have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """Why a group has no scores."""
+
+    cause: str
+    """One of few short texts, to count by."""
+    detail: str
 
 
 class Task(Protocol):
@@ -64,6 +74,35 @@ class TokenScoring(Protocol):
 
     def refuse_alternatives(self) -> None:
         """Raise UsageError where, with these options, single tokens have no score of their own."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class GroupScores:
+    """Scores of those groups of a block that could be scored."""
+
+    scores_GK: NDArray[np.float32]
+    """Anything where the group has a defect."""
+    defects: Mapping[int, Defect]
+    """The groups without scores, by position."""
+    sources_G: NDArray[np.bytes_]
+    """Which task of a mixture asked each, S64."""
+    parts_G: Mapping[str, NDArray[np.float64]]
+    """Means over the candidates of each reward that makes the score; NaN where a group's task has no such reward."""
+
+
+@runtime_checkable
+class GroupScoring(Protocol):
+    """A task that says itself which groups it could not score, and shows them as a person reads them."""
+
+    def score_groups(
+        self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]
+    ) -> GroupScores:
+        """The scores of all groups that can be scored, and why the others cannot."""
+        ...
+
+    def describe(self, draw: int, tokens_KT: NDArray[np.int32], lengths_K: NDArray[np.int32]) -> Mapping[str, Any]:
+        """A group in words, ready for JSON, for the quarantine."""
         ...
 
 

@@ -1,0 +1,171 @@
+"""What a user can get wrong with a language model: one line with the reason and the fix, before anything starts."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.cli.run_cli import call
+from tests.tiny import tiny_model
+
+SCORER = """
+import math
+limit = 3
+def score(prompt, completion, answer): return completion == answer
+def two(prompt, completion): return 1.0
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("models") / "model")
+
+
+@pytest.fixture
+def place(model, tmp_path, monkeypatch):
+    """A folder with models, data, scorers and a job that works, before something is done to it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "scorers.py").write_text(SCORER)
+    (tmp_path / "broken.py").write_text("import no_such_package\n")
+    rows = [{"prompt": f"what is {n}?", "answer": str(n)} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "x" * 2000, "answer": "1"}) + "\n")
+    (tmp_path / "torn.jsonl").write_text('{"prompt": "a", "answer": "1"}\n{"prompt"')
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+JOB = """
+name: t
+steps: 2
+policy: {name: causal_lm, path: model}
+sampler: {name: transformers}
+task: {name: text, path: rows.jsonl, scorer: "scorers.py:score"}
+objective: {name: tpo, group_distribution: ratio}
+rollout: {groups_per_step: 4, group_size: 4, workers: 1}
+learner: {optimizer: {name: adamw, lr: 1e-3}}
+text: {max_prompt_tokens: 100, max_completion_tokens: 16}
+"""
+GYM = ["task.name=reasoning_gym", "task.dataset=chain_sum"]
+MIXTURE = (
+    "task={name: mixture, tasks: {a: {name: text, path: rows.jsonl, scorer: 'scorers.py:score', system: A}, b: %s}}"
+)
+
+
+def change(path, **fields):
+    content = json.loads(path.read_text())
+    for name, value in fields.items():
+        content.pop(name, None) if value is None else content.update({name: value})
+    path.write_text(json.dumps(content))
+
+
+def lose(*names):
+    def damage(place):
+        for name in names:
+            (place / name).unlink()
+
+    return damage
+
+
+def without_end(place):
+    (place / "model/generation_config.json").unlink()
+    change(place / "model/config.json", eos_token_id=None)
+    change(place / "model/tokenizer_config.json", eos_token=None)
+
+
+def without_template(place):
+    (place / "model/chat_template.jinja").unlink()
+
+
+def strict_template(place):
+    (place / "model/chat_template.jinja").write_text(
+        "{{ raise_exception('users only') if messages[0]['role'] != 'user' }}"
+    )
+
+
+# What is done to the folder before (or None), arguments, what the line must say.
+CASES = {
+    "a policy that reads no words": (None, ["policy.name=transformer", "sampler.name=policy"], ["policy.name = 'transformer'", "task 'text' asks with them", "policy.name=causal_lm"]),
+    "a language model for a task without words": (None, ["task.name=token_reversal"], ["policy.name = 'causal_lm'", "task 'token_reversal' asks without words", "gsm8k, reasoning_gym, text, mixture"]),
+    "no path": (None, ["policy={name: causal_lm}"], ["policy.path", "field required"]),
+    "no such folder": (None, ["policy.path=modle"], ["policy.path = 'modle'", "there is no such folder"]),
+    "a folder without a tokenizer": (lose("model/tokenizer.json", "model/tokenizer_config.json"), [], ["has a model and no tokenizer", "copy the model's tokenizer"]),
+    "a folder without a model": (None, ["policy.path=empty"], ["no config.json, so it holds no model"]),
+    "a tokenizer of another model": (lambda place: change(place / "model/config.json", vocab_size=100), [], ["tokenizer has 259 tokens, and the model embeds 100"]),
+    "a torn tokenizer": (lambda place: (place / "model/tokenizer.json").write_text("{"), [], ["its tokenizer cannot be loaded"]),
+    "no end token": (without_end, [], ["names a token that ends a text", "set eos_token"]),
+    "no chat template": (without_template, ["text.chat=true"], ["text.chat = true", "has no chat template"]),
+    "a template that takes no system prompt": (strict_template, ["text.system_prompt=hello"], ["refuses the prompt", "users only", "text.chat=false"]),
+    "a context that is too small": (None, ["text.max_completion_tokens=1000"], ["= 1100", "reads at most 1024 tokens"]),
+    "a prompt that is too long": (None, ["task.path=long.jsonl"], ["text.max_prompt_tokens = 100", "the prompt of draw 0 has 20", "raise it"]),
+    "no room for a completion": (None, ["text.max_completion_tokens=0"], ["text.max_completion_tokens = 0", "greater than or equal to 1"]),
+    "no such file": (None, ["task.path=nowhere.jsonl"], ["nowhere.jsonl", "there is no such file"]),
+    "a file of no kind": (None, ["task.path=scorers.py"], ["scorers.py", "no kind of file that is read here", ".jsonl"]),
+    "a torn file": (None, ["task.path=torn.jsonl"], ["torn.jsonl, line 2: is not JSON"]),
+    "a folder without data": (None, ["task.path=empty"], ["has none of train.jsonl"]),
+    "a field that rows lack": (None, ["task.prompt_field=promt"], ["row 1 of train: has no field 'promt'", "did you mean 'prompt'"]),
+    "another field that rows lack": (None, ["task.answer_field=solution"], ["has no field 'solution'"]),
+    "a data set that is not on the hub": (None, ["task.path=somebody/questions"], ["somebody/questions", "cannot be had of the hub"]),
+    "no scorer": (None, ["task={name: text, path: rows.jsonl}"], ["task.scorer", "field required"]),
+    "no such scorer file": (None, ["task.scorer=scorer.py:score"], ["scorer 'scorer.py:score'", "there is no file scorer.py"]),
+    "no such function": (None, ["task.scorer=scorers.py:scor"], ["there is no scor in", "did you mean 'score'"]),
+    "a scorer that is no function": (None, ["task.scorer=scorers.py:limit"], ["is a int, not a function"]),
+    "a scorer of two arguments": (None, ["task.scorer=scorers.py:two"], ["does not take prompt, completion and answer"]),
+    "a scorer that cannot be imported": (None, ["task.scorer=broken.py:score"], ["cannot be imported", "no_such_package"]),
+    "a module that cannot be imported": (None, ["task.scorer=no_such_package.judge:score"], ["module no_such_package.judge cannot be imported"]),
+    "a reward of no weight": (None, ["task.rewards={task: 0}"], ["task.rewards.task = 0", "a weight is a number above 0"]),
+    "no rewards": (None, ["task.rewards={}"], ["task.rewards = {}", "no reward makes no score"]),
+    "an unknown reward": (None, ["task.rewards={task: 1.0, anser_tag: 0.5}"], ["scorer 'anser_tag'", "did you mean 'answer_tag'"]),
+    "an option of another task": (None, ["task.dataset=chain_sum"], ["task.dataset", "dataset is an option of reasoning_gym"]),
+    "all rows held out": (None, ["task.held_out_rows=8"], ["task.held_out_rows = 8", "none would be left"]),
+    "no scorer processes": (None, ["scoring.processes=0"], ["scoring.processes = 0", "greater than or equal to 1"]),
+    "no time to score": (None, ["scoring.seconds=0"], ["scoring.seconds = 0", "greater than 0"]),
+    "evaluation without questions": (None, ["evaluation.every_steps=1"], ["evaluation.every_steps = 1", "no held-out questions", "task.held_out_rows"]),
+    "evaluation of more questions than there are": (None, ["evaluation.every_steps=1", "task.held_out_rows=3"], ["evaluation.questions = 64", "has 3 held-out questions", "give at most 3"]),
+    "many greedy completions": (None, ["evaluation.samples=4"], ["evaluation.samples = 4", "all the same", "evaluation.temperature"]),
+    "single tokens of words": (None, ["objective.name=tpo_token"], ["rollout.candidates = 'token'", "cannot score single tokens"]),
+    "right answers of words": (None, ["log.oracle=true"], ["log.oracle = true", "does not know its right answers"]),
+    "no such data set of the gym": (None, [*GYM, "task.dataset=chainsum"], ["task.dataset = 'chainsum'", "did you mean 'chain_sum'"]),
+    "no such parameter of the gym": (None, [*GYM, "task.parameters={terms: 2}"], ["task.parameters.terms", "has no such parameter"]),
+    "a value that the gym refuses": (None, [*GYM, "task.parameters={min_terms: 9}"], ["Reasoning Gym's chain_sum refuses them"]),
+    "no such level of the gym": (None, [*GYM, "task.levels={num_terms: 99}"], ["task.levels.num_terms = 99", "run from 0 to"]),
+    "no such instructions": (None, [*GYM, "task.instructions=terse"], ["task.instructions = 'terse'", "valid names are"]),
+    "a curriculum that ends": (None, [*GYM, "task.curriculum=[{draws: 9}]"], ["task.curriculum[0].draws = 9", "leave it out"]),
+    "an answer that is accepted otherwise": (None, ["task.name=gsm8k", "task.accept=any"], ["task.accept = 'any'", "'marker', 'flexible' or 'math'"]),
+    "questions without numbers": (lambda place: [(place / f"empty/{split}.jsonl").write_text('{"question": "a", "answer": "b"}\n') for split in ("train", "test")], ["task.name=gsm8k", "task.path=empty"], ["row 1 of train", "no number behind ####"]),
+    "a mixture of toys": (None, [MIXTURE % "{name: token_reversal}"], ["task.tasks.b.name = 'token_reversal'", "is not a task in words"]),
+    "a mixture with a wrong option": (None, [MIXTURE % "{name: gsm8k, pat: x}"], ["task.tasks.b.pat", "did you mean 'path'"]),
+    "a mixture of two system prompts": (None, [MIXTURE % "{name: text, path: rows.jsonl, scorer: 'scorers.py:score'}"], ["text.system_prompt = null", "prompts of their own"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_one_line_with_reason_and_fix(case, place, monkeypatch, capfd):
+    damage, arguments, wanted = case
+    if any("reasoning_gym" in argument for argument in arguments):
+        pytest.importorskip("reasoning_gym")
+    if damage is not None:
+        damage(place)
+    (place / "job.yaml").write_text(JOB)
+    code, out, err = call(monkeypatch, capfd, "train", "job.yaml", *arguments, "--local")
+    assert code == 2
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert " Fix: " in lines[0]
+    for words in wanted:
+        assert words in lines[0]
+    assert "Traceback" not in out + err
+    assert not (place / "runs").exists()
+
+
+def test_the_job_itself_is_right(place, monkeypatch, capfd):
+    (place / "job.yaml").write_text(JOB)
+    code, out, err = call(monkeypatch, capfd, "train", "job.yaml", "--dry-run", "--json")
+    assert code == 0, err
+    settings = json.loads(out)
+    assert settings["task"]["path"] == str(place / "rows.jsonl")
+    assert settings["task"]["scorer"] == f"{place / 'scorers.py'}:score"
+    assert settings["task"]["held_out_rows"] == 0

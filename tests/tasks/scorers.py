@@ -1,0 +1,75 @@
+"""Scorers as users write them, good ones and bad ones; some tests name them by the path of this file."""
+
+import asyncio
+import math
+import os
+import time
+
+here = 3
+VALUES = {"nan": math.nan, "inf": math.inf, "none": None, "text": "1.0", "huge": 10**400, "complex": 1j, "true": True}
+
+
+def right(prompt, completion, answer):
+    return completion.strip() == answer
+
+
+def length(prompt, completion, answer):
+    return len(completion) / 10
+
+
+def two_arguments(prompt, completion):
+    return 1.0
+
+
+def troubled(prompt, completion, answer):
+    """Does what the completion says."""
+    if completion == "hang":
+        time.sleep(1e6)
+    if completion == "spin":
+        while True:
+            pass
+    if completion == "regex":
+        import re
+
+        re.match(r"(a+)+$", "a" * 80 + "b")
+    if completion == "exit":
+        raise SystemExit(3)
+    if completion == "die":
+        os._exit(3)
+    if completion == "segfault":
+        os.kill(os.getpid(), 11)
+    if completion == "memory":
+        return len(bytearray(8 << 30))
+    if completion == "raise":
+        raise KeyError("no such thing")
+    if completion == "recursion":
+        return troubled(prompt, completion, answer)
+    if completion in VALUES:
+        return VALUES[completion]
+    if completion.startswith("mark "):  # leaves a trace, so that attempts can be counted
+        with open(completion[5:], "a") as file:
+            file.write(f"{os.getpid()}\n")
+        raise OSError("marked")
+    return float(completion == answer)
+
+
+async def judge(prompt, completion, answer):
+    """Waits as a remote judge does."""
+    if completion == "hang":
+        await asyncio.sleep(1e6)
+    if completion == "block":
+        time.sleep(1e6)
+    if completion == "die":
+        os._exit(3)
+    if completion == "timeout":
+        raise TimeoutError("of its own")
+    await asyncio.sleep(0.2)
+    return float(completion == answer)
+
+
+class Judge:
+    async def __call__(self, prompt, completion, answer):
+        return 0.5
+
+
+judge_object = Judge()
