@@ -10,6 +10,7 @@ from tpo_dist.cli import bench_learner
 from tpo_dist.cli.bench import bench
 from tpo_dist.cli.bench_fleet import register
 from tpo_dist.cli.eval import evaluation
+from tpo_dist.cli.export import export
 from tpo_dist.cli.fetch_model import fetch_model
 from tpo_dist.cli.ledger import ledger
 from tpo_dist.cli.objectives import objectives
@@ -35,6 +36,7 @@ app.command()(scale)
 app.command()(objectives)
 app.command()(ledger)
 app.command()(replay)
+app.command()(export)
 app.command()(study)
 app.command("eval")(evaluation)
 app.command()(fetch_model)
