@@ -86,7 +86,10 @@ class LearnerConfig(_Section):
     )
     max_grad_norm: float | None = Field(None, gt=0, description="gradients are scaled down to this norm; null: never")
     reference: Literal["snapshot", "initial"] = Field(
-        "snapshot", description="what a KL in the objective holds on to: the rollout snapshot, or the first weights"
+        "snapshot", description="what a KL holds on to: the rollout snapshot, or the first weights"
+    )
+    reference_kl: float = Field(
+        0.0, ge=0, description="weight of a KL to that policy (k3, mean over tokens) beside any objective's own"
     )
     reference_kl: float = Field(
         0.0, ge=0, description="weight of a KL to that policy (k3, mean per token), beside any objective"

@@ -6,8 +6,10 @@ from typing import Any, NoReturn
 import typer
 
 from tpo_dist import __version__
-from tpo_dist.cli import bench_fleet, bench_llm, bench_models
+from tpo_dist.cli import bench_fleet, bench_learner, bench_llm, bench_models
 from tpo_dist.cli.bench import bench
+from tpo_dist.cli.eval import evaluation
+from tpo_dist.cli.export import export
 from tpo_dist.cli.fetch_model import fetch_model
 from tpo_dist.cli.ledger import ledger
 from tpo_dist.cli.objectives import objectives
@@ -33,11 +35,12 @@ app.command()(scale)
 app.command()(objectives)
 app.command()(ledger)
 app.command()(replay)
+app.command()(export)
 app.command()(study)
+app.command("eval")(evaluation)
 app.command()(fetch_model)
-bench_fleet.register(bench)
-bench_llm.register(bench)
-bench_models.register(bench)
+for each in (bench_fleet, bench_learner, bench_llm, bench_models):
+    each.register(bench)
 app.add_typer(bench, name="bench")
 
 

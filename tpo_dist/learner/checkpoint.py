@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.learner import Learner
+from tpo_dist.policies.contract import Policy
 from tpo_dist.policies.weights import import_weights, to_array
 from tpo_dist.records import weights_digest
 
@@ -210,20 +211,29 @@ def _check_header(checkpoint: Path, state: dict[str, Any]) -> None:
 
 def load_checkpoint(checkpoint: Path, learner: Learner) -> None:
     """Put a learner into the state that was saved. Raises UsageError for a damaged one, or one of another model."""
-    state = read_state(checkpoint)
-    try:
-        weights, saved = load_file(checkpoint / MODEL), load_file(checkpoint / _OPTIMIZER)
-    except SafetensorError as error:
-        raise UsageError(str(checkpoint), f"cannot be read ({error})", _remedy(checkpoint)) from None
-    try:
-        import_weights(learner.policy, {name: to_array(tensor) for name, tensor in weights.items()})
-    except ValueError as error:
-        fix = "resume with the task and policy that the run was started with"
-        raise UsageError(str(checkpoint / MODEL), f"holds another model: {error}", fix) from None
-    _load_optimizer(learner, saved, checkpoint)
+    state = load_weights(checkpoint, learner.policy)
+    _load_optimizer(learner, _tensors(checkpoint, _OPTIMIZER), checkpoint)
     learner.version, learner.draws_trained = state["step"], state["draws_trained"]
     learner.published = {int(version): digest for version, digest in state["published"].items()}
     learner.settled = state["settled"]
+
+
+def load_weights(checkpoint: Path, policy: Policy) -> dict[str, Any]:
+    """Put saved weights into a policy; the checkpoint's state. Raises UsageError as `load_checkpoint` does."""
+    state, weights = read_state(checkpoint), _tensors(checkpoint, MODEL)
+    try:
+        import_weights(policy, {name: to_array(tensor) for name, tensor in weights.items()})
+    except ValueError as error:
+        fix = "resume with the task and policy that the run was started with"
+        raise UsageError(str(checkpoint / MODEL), f"holds another model: {error}", fix) from None
+    return state
+
+
+def _tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
+    try:
+        return load_file(checkpoint / name)
+    except SafetensorError as error:
+        raise UsageError(str(checkpoint), f"cannot be read ({error})", _remedy(checkpoint)) from None
 
 
 def state_digests(learner: Learner) -> dict[str, str]:

@@ -32,12 +32,15 @@ class EpochGradients:
         reference_kl: float = 0.0,
     ) -> None:
         self._policy, self._objective = policy, objective
+        self._reference_kl = reference_kl
         self._batch, self._limits = batch, (micro_batch_candidates, micro_batch_tokens)
         self._reference_kl = reference_kl
         self.signal = objective.signal(batch.groups)
         self.ratio_ess: Mean | None = None
         """Effective share of the candidates, by the ratios of the policy at the start of the first epoch to the ones
         that sampled them; None before that epoch."""
+        self.start_logps_GKT: Tensor | None = None
+        """Log-probs under the policy at the start of the first epoch, as far as a pass found them, NaN elsewhere."""
         self._parts: list[MicroBatch] | None = None
 
     def corrected(self, correction: Correction) -> Metrics:
@@ -72,16 +75,21 @@ class EpochGradients:
         The snapshot's log-probs are the current ones, so W needs no pass of its own; groups whose W is exactly zero
         (nothing to prefer, nothing to undo) are left out of the pass altogether.
         """
-        self._note_ratios(self._batch.groups.old_logps_GKT)
+        self._note_ratios(self._batch.groups.old_logps_GKT, found=False)
         if self._ends(self._batch.groups.old_logps_GKT, enough):
             return None
         loss, weights = self._weigh(self._batch.groups.old_logps_GKT)
         active = (weights != 0).flatten(1).any(dim=1)
         if bool(active.all()):
-            self._backward(self._all_parts(), weights)
+            found = self._backward(self._all_parts(), weights)
         elif bool(active.any()):
             kept = self._batch.candidates.select(active.nonzero().squeeze(-1))
-            self._backward(split(self._policy, kept, *self._limits), weights[active])
+            found = self._backward(split(self._policy, kept, *self._limits), weights[active])
+        else:
+            return loss
+        if self._policy.sampled_elsewhere:
+            self.start_logps_GKT = torch.full_like(self._batch.groups.old_logps_GKT, torch.nan)
+            self.start_logps_GKT[active] = found
         return loss
 
     def epoch(self, enough: Callable[[Progress], bool] | None = None) -> float | None:
@@ -102,10 +110,15 @@ class EpochGradients:
             (weights * graph).sum().backward()  # type: ignore[no-untyped-call]
         return loss
 
-    def _note_ratios(self, start_GKT: Tensor) -> None:
-        """Once for each batch, from the log-probs that come first and before a correction replaces the old ones."""
+    def _note_ratios(self, start_GKT: Tensor, *, found: bool = True) -> None:
+        """Once for each batch, from the log-probs that come first and before a correction replaces the old ones.
+
+        `found`: whether a pass gave them.
+        """
         if self.ratio_ess is not None:
             return
+        if found:
+            self.start_logps_GKT = start_GKT
         groups = self._batch.groups
         moved = token_sum(start_GKT.double() - groups.old_logps_GKT.double(), groups.live)[groups.present_GK]
         size = effective_sample_size((moved - moved.max()).exp())  # the largest ratio is 1: nothing overflows
@@ -125,7 +138,12 @@ class EpochGradients:
             self._parts = split(self._policy, self._batch.candidates, *self._limits)
         return self._parts
 
-    def _backward(self, parts: list[MicroBatch], weights: Tensor) -> None:
+    def _backward(self, parts: list[MicroBatch], weights: Tensor) -> Tensor:
+        """Adds up the gradients of all parts; the log-probs that their passes found, in the shape of the weights."""
+        found = torch.zeros_like(weights)
         for part in parts:
-            surrogate = (weights[part.groups, part.candidates] * part.score()).sum()
+            logps = part.score()
+            surrogate = (weights[part.groups, part.candidates] * logps).sum()
             surrogate.backward()  # type: ignore[no-untyped-call]
+            found[part.groups, part.candidates] = logps.detach()
+        return found

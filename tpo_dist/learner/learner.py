@@ -13,8 +13,8 @@ from torch import Tensor
 from tpo_dist.config import LearnerConfig
 from tpo_dist.learner.batch import to_tensors
 from tpo_dist.learner.gradients import EpochGradients
-from tpo_dist.learner.measures import lag_metrics, score_metrics, signal_metrics
-from tpo_dist.learner.micro_batches import with_reference
+from tpo_dist.learner.measures import lag_metrics, mismatch_metrics, reference_metrics, score_metrics, signal_metrics
+from tpo_dist.learner.micro_batches import with_current_logps, with_reference
 from tpo_dist.learner.optimizer import LearningRate, make_correction, make_optimizer
 from tpo_dist.learner.oracle import misalignment, oracle_gradient
 from tpo_dist.metrics import Max, Mean, Metrics, Sum
@@ -24,6 +24,9 @@ from tpo_dist.policies.weights import export_weights
 from tpo_dist.records import ScoredGroups, Snapshot, weights_digest
 
 _log = logging.getLogger(__name__)
+
+_DISTORTING = 0.1
+"""Nats by which the log-prob of a candidate may be another than its anchor's before the user hears of it."""
 
 
 class Learner:
@@ -64,11 +67,12 @@ class Learner:
         self._stop = config.early_stop
         self._correction = make_correction(config.correction)
         self._reference_kl = config.reference_kl
-        held = config.reference == "initial" and (wants_reference(objective) or config.reference_kl > 0)
+        held = config.reference == "initial" and (wants_reference(objective) or self._reference_kl > 0)
         self._reference = self.policy.frozen() if held else None
         self._oracle = oracle
         self._publish_every, self._remember = config.publish_every, remember
-        self._warned = False
+        self._recompute = config.old_logprobs == "recompute" and policy.sampled_elsewhere
+        self._warned: set[str] = set()
 
     def update(self, record: ScoredGroups) -> Metrics:
         """One training step on whole groups; the policy moves to the next version.
@@ -80,8 +84,12 @@ class Learner:
         if (refusal := self.refusal(record)) is not None:
             raise ValueError(refusal)
         batch = to_tensors(record, self.device)
+        sampled_GKT = batch.groups.old_logps_GKT
+        fresh_G = torch.from_numpy(record.snapshot_versions == self.version).to(self.device)
         if self._reference is not None:
             batch = with_reference(batch, self._reference, *self._limits)
+        if self._recompute and bool(fresh_G.any()):
+            batch = with_current_logps(self.policy, batch, fresh_G, *self._limits)
         gradients = EpochGradients(self.policy, self.objective, batch, *self._limits, self._reference_kl)
         corrected = {} if self._correction is None else gradients.corrected(self._correction)
         diagnostics = self.objective.diagnostics(gradients.groups, gradients.signal)
@@ -90,18 +98,22 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # What the current weights sampled, they also scored; one older group, and nothing may be reused.
-        reuse = self._correction is None and bool((record.snapshot_versions == self.version).all())
+        reuse = self._correction is None and bool(fresh_G.all())
         lag_G = self._publication(self.version) - record.snapshot_versions // self._publish_every
         answers = None if self._oracle is None else torch.from_numpy(self._oracle(record)).long().to(self.device)
         epochs = self._run_epochs(gradients, reuse, batch.candidates.prompts_GP, answers)
+        found = batch.groups.old_logps_GKT if self._recompute else gradients.start_logps_GKT
+        mismatch = self._mismatch(found, sampled_GKT, batch.groups.live, fresh_G)
         self.version += 1
         self.draws_trained += len(record)
         return {
             **score_metrics(record, batch.groups),
             **signal_metrics(batch.groups, gradients.signal),
             **{name: Mean(value) for name, value in diagnostics.items()},
+            **({} if self._reference is None else reference_metrics(batch.groups)),
             **corrected,
             **epochs,
+            **mismatch,
             "learning_rate": Mean(rate),
             **lag_metrics(record, lag_G),
             "groups_trained": Sum(float(len(record))),
@@ -155,7 +167,9 @@ class Learner:
         self.published[self.version] = digest
         oldest = self._publication(self.version) - self._remember + 1
         self.published = {v: known for v, known in self.published.items() if self._publication(v) >= oldest}
-        return Snapshot(version=self.version, arrays=arrays, digest=digest)
+        probe = self.policy.probe()
+        tokens, logps = (None, None) if probe is None else (probe[0].numpy().astype(np.int32), probe[1].numpy())
+        return Snapshot(version=self.version, arrays=arrays, digest=digest, probe_tokens=tokens, probe_logps=logps)
 
     def refusal(self, record: ScoredGroups) -> str | None:
         """Why groups are not accepted: other weights sampled them than those published under their version, or it is
@@ -191,14 +205,32 @@ class Learner:
             torch.nn.utils.clip_grads_with_norm_(parameters, self._max_norm, norm)
         return norm.item()
 
+    def _mismatch(self, learner_GKT: Tensor | None, sampler_GKT: Tensor, live_GKT: Tensor, fresh_G: Tensor) -> Metrics:
+        """What the sampling engine makes of the weights that sampled the fresh groups; nothing where the policy does.
+        The log-probs are those before the first step."""
+        if learner_GKT is None or not self.policy.sampled_elsewhere:
+            return {}
+        found = mismatch_metrics(learner_GKT, sampler_GKT, live_GKT & fresh_G.view(-1, 1, 1))
+        size = found["mismatch_sequence"].value if found else 0.0
+        if size > _DISTORTING and not self._recompute:
+            self._warn_once(
+                "log-probs summed over a candidate differ by %.2f nats between learner and sampling engine, and they "
+                "anchor the target. Consider learner.old_logprobs=recompute or objective.group_distribution=ratio.",
+                size,
+            )
+        return found
+
     def _warn_about(self, diagnostics: dict[str, float]) -> None:
         size = diagnostics.get("effective_group_size")
-        if self._warned or size is None or size >= 2:
-            return
-        if getattr(self.objective, "group_distribution", None) == "sequence":
-            self._warned = True
-            _log.warning(
+        if size is not None and size < 2:
+            self._warn_once(
                 "the effective group size is %.2f: the summed log-probs of long candidates make p_old one-hot, and the "
                 "target can hardly move it. Consider objective.group_distribution=ratio.",
                 size,
             )
+
+    def _warn_once(self, text: str, number: float) -> None:
+        """Of what only matters where the group's distribution goes by summed log-probs."""
+        if getattr(self.objective, "group_distribution", None) == "sequence" and text not in self._warned:
+            self._warned.add(text)
+            _log.warning(text, number)

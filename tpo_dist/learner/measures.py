@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tpo_dist.metrics import Histogram, Max, Mean, Metrics, Sum
-from tpo_dist.objective import Groups, zero_variance
+from tpo_dist.objective import Groups, mean_kl, zero_variance
 from tpo_dist.records import ScoredGroups, StopReason, pad
 
 _LONGEST_LAG = 8
@@ -43,6 +43,27 @@ def score_metrics(record: ScoredGroups, groups: Groups) -> dict[str, Mean | Sum 
     metrics.update(_text_metrics(record))
     metrics.update({name: Sum(float(seconds.sum())) for name, seconds in record.info.items()})
     return metrics
+
+
+def mismatch_metrics(learner_GKT: Tensor, sampler_GKT: Tensor, live_GKT: Tensor) -> dict[str, Mean | Sum | Max]:
+    """How far the log-probs of one and the same weights differ between learner and sampling engine, in nats: per token,
+    and summed over each candidate. NaN for the learner: it did not look."""
+    seen_GKT = live_GKT & learner_GKT.isfinite()
+    gap_GKT = torch.where(seen_GKT, learner_GKT.double() - sampler_GKT.double(), 0.0)
+    tokens, sequences = int(seen_GKT.sum()), int(seen_GKT.any(dim=-1).sum())
+    if tokens == 0:
+        return {}
+    return {
+        "mismatch_token": Mean(float(gap_GKT.abs().sum()), tokens),
+        "mismatch_sequence": Mean(float(gap_GKT.sum(dim=-1).abs().sum()), sequences),
+        "mismatch_max": Max(float(gap_GKT.abs().max())),
+    }
+
+
+def reference_metrics(groups: Groups) -> dict[str, Mean | Sum | Max]:
+    """How far the snapshots that sampled a batch have gone from the reference: k3 in nats per token."""
+    tokens = int(groups.live.sum())
+    return {"reference_kl": Mean(float(mean_kl(groups.old_logps_GKT.double(), groups)) * tokens, tokens)}
 
 
 def lag_metrics(record: ScoredGroups, lag_G: NDArray[np.int64]) -> Metrics:

@@ -94,6 +94,17 @@ def current_logps(parts: Sequence[MicroBatch], batch: TrainingBatch) -> Tensor:
     return batch.to_groups(logps)
 
 
+def with_current_logps(
+    policy: Policy, batch: TrainingBatch, chosen_G: Tensor, candidates: int | None, tokens: int | None = None
+) -> TrainingBatch:
+    """The batch with the policy's log-probs of this moment as the old ones of some groups, chosen_G True."""
+    rows = chosen_G.nonzero().squeeze(1)
+    part = replace(batch, candidates=batch.candidates.select(rows))
+    old_GKT = batch.groups.old_logps_GKT.clone()
+    old_GKT[rows] = current_logps(split(policy, part.candidates, candidates, tokens), part)
+    return replace(batch, groups=replace(batch.groups, old_logps_GKT=old_GKT))
+
+
 def with_reference(
     batch: TrainingBatch, reference: Policy, candidates: int | None, tokens: int | None = None
 ) -> TrainingBatch:

@@ -1,21 +1,31 @@
 """Optimizers, off-policy corrections and learning-rate schedules by name."""
 
 import math
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 
 from tpo_dist.components import build
 from tpo_dist.config import CorrectionConfig, OptimizerConfig, ScheduleConfig
+from tpo_dist.errors import UsageError
+from tpo_dist.learner.master_weights import MasterAdamW, moments
 from tpo_dist.learner.muon import MuonAdam
 from tpo_dist.objective import CORRECTIONS, Correction
 from tpo_dist.policies.contract import Policy
 
 
 def make_optimizer(config: OptimizerConfig, policy: Policy) -> torch.optim.Optimizer:
-    """Muon with Adam, routed by the policy's matrix views, or AdamW for everything."""
+    """Muon with Adam, routed by the policy's matrix views, or AdamW for everything.
+
+    Raises UsageError for Muon on weights in low precision.
+    """
     betas = (config.beta1, config.beta2)
+    parameters = list(policy.published_parameters().values())
+    low = any(parameter.dtype == torch.bfloat16 for parameter in parameters)
     if config.name == "muon":
+        if low:
+            reason = "it keeps no float32 copy of weights in bfloat16, whose steps would round to nothing"
+            raise UsageError("learner.optimizer.name = 'muon'", reason, "give adamw, or policy.dtype=float32")
         return MuonAdam(
             policy.published_parameters().items(),
             policy.matrix_views(),
@@ -25,18 +35,12 @@ def make_optimizer(config: OptimizerConfig, policy: Policy) -> torch.optim.Optim
             eps=config.eps,
             damping=config.damping,
         )
-    parameters = list(policy.published_parameters().values())
-    adamw = torch.optim.AdamW(
-        parameters,
-        lr=config.lr,
-        betas=betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        foreach=True,
-    )
-    for parameter in parameters:  # at once, not at the first step: a checkpoint is compared with it
-        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-        adamw.state[parameter] = {"step": torch.tensor(0.0), **moments}
+    options: dict[str, Any] = {"lr": config.lr, "betas": betas, "eps": config.eps, "weight_decay": config.weight_decay}
+    if low:
+        return MasterAdamW(parameters, **options)
+    adamw = torch.optim.AdamW(parameters, **options, foreach=True)
+    for parameter in parameters:
+        adamw.state[parameter] = moments(parameter)
     return adamw
 
 

@@ -1,6 +1,6 @@
 """The mathematics: plain tensors and floats in, tensors out. Knows nothing of configs, records or Ray."""
 
-from tpo_dist.objective.contract import Evaluation, Objective, evaluate, reference_divergence, wants_reference, weigh
+from tpo_dist.objective.contract import Evaluation, Objective, evaluate, mean_kl, wants_reference, weigh
 from tpo_dist.objective.corrections import CORRECTIONS, Correction, effective_sample_size
 from tpo_dist.objective.diagnostics import target_diagnostics
 from tpo_dist.objective.distribution import GroupDistribution, group_logits
@@ -24,8 +24,8 @@ __all__ = [
     "evaluate",
     "group_logits",
     "make_groups",
+    "mean_kl",
     "progress",
-    "reference_divergence",
     "standardised_scores",
     "target_cross_entropy",
     "target_diagnostics",

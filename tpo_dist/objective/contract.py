@@ -6,8 +6,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from tpo_dist.objective.groups import Groups, candidate_mean, expect_like, make_groups, token_sum
-from tpo_dist.objective.ratios import k3
+from tpo_dist.objective.groups import Groups, expect_like, make_groups
+from tpo_dist.objective.ratios import k3, log_ratios
 
 
 class Objective(Protocol):
@@ -53,15 +53,10 @@ def wants_reference(objective: Objective) -> bool:
     return objective.uses_reference and any(weight > 0 for weight in weights)
 
 
-def reference_divergence(logps_GKT: Tensor, groups: Groups) -> Tensor:
-    """k3 estimate of KL(pi | reference) in nats: mean over the tokens of a candidate, mean over the candidates.
-
-    The penalty of the paper's language model runs (arXiv 2604.06159, section 3.8; k3: joschu.net/blog/kl-approx.html).
-    """
-    live = groups.live
-    moved_GKT = torch.where(live, logps_GKT - groups.reference, 0.0)
-    mean_GK = token_sum(k3(moved_GKT.clamp(-20.0, 20.0)), live) / live.sum(dim=-1).clamp(min=1)
-    return candidate_mean(mean_GK, groups.present_GK)
+def mean_kl(logps_GKT: Tensor, groups: Groups) -> Tensor:
+    """KL (nats per token, k3) from the reference of the batch, in the mean over its tokens: a scalar."""
+    kl_GKT = k3(log_ratios(logps_GKT, groups.reference, groups.live))
+    return torch.where(groups.live, kl_GKT, 0.0).sum() / groups.live.sum().clamp(min=1)
 
 
 def weigh(
@@ -75,7 +70,7 @@ def weigh(
     """Loss and its exact gradient with respect to the log-probs, for surrogates that run in micro-batches.
 
     `token_weights_GKT`: frozen weights of an off-policy correction; they multiply the gradient, never the loss.
-    `reference_kl`: weight of `reference_divergence`, added to the loss of any objective.
+    `reference_kl`: weight of a KL to the reference, k3 in the mean over all tokens, beside the objective's own.
     """
     expect_like("logps_GKT", logps_GKT, groups)
     if token_weights_GKT is not None:
@@ -83,7 +78,7 @@ def weigh(
     leaf = logps_GKT.detach().requires_grad_(True)
     loss = objective.loss(leaf, groups, signal)
     if reference_kl > 0:
-        loss = loss + reference_kl * reference_divergence(leaf, groups)
+        loss = loss + reference_kl * mean_kl(leaf, groups)
     loss.backward()  # type: ignore[no-untyped-call]
     assert leaf.grad is not None
     weights_GKT = leaf.grad

@@ -20,6 +20,9 @@ from tpo_dist.policies.packed_attention import block_mask
 from tpo_dist.policies.packing import Packing, pack
 from tpo_dist.policies.pretrained import add_lora, check_logps, load_model
 
+_PROBE, _PROBED = 16, 1000
+"""Tokens of the probe, and out of how many they are drawn."""
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -147,15 +150,26 @@ class CausalLM(Policy):
         mask_GKT, blocks = batch.mask_GKT, block_mask(packing) if self._flex else None
 
         def score() -> Tensor:
-            hidden_MD = self._hidden(packing, blocks).index_select(0, packing.outputs_M)
-            head = self._bare.get_output_embeddings()
-            logps_M = chunked_logps(hidden_MD, head.weight, head.bias, packing.targets_M, self.temperature)
+            logps_M = self._logps(packing, blocks, self.temperature)
             return logps_M.new_zeros(mask_GKT.shape).masked_scatter(mask_GKT, logps_M)
 
         return score
 
-    def _hidden(self, packing: Packing, blocks: Any) -> Tensor:
-        """What the output layer reads [N, D]."""
+    @torch.no_grad()
+    def probe(self) -> tuple[Tensor, Tensor]:
+        """The same tokens for all weights of a model, and any that it may have."""
+        size = min(_PROBED, self.vocab_size)
+        tokens_P = torch.randint(0, size, (_PROBE,), generator=torch.Generator().manual_seed(0))
+        row = tokens_P.to(self._bare.device).view(1, 1, -1)
+        batch = CandidateBatch(
+            prompts_GP=row[0, :, :1], tokens_GKT=row[..., 1:], mask_GKT=torch.ones_like(row[..., 1:], dtype=torch.bool)
+        )
+        packing = pack(batch)
+        blocks = block_mask(packing) if self._flex else None
+        return tokens_P, self._logps(packing, blocks, 1.0).cpu()
+
+    def _logps(self, packing: Packing, blocks: Any, temperature: float) -> Tensor:
+        """Log-probs [M] of the predicted tokens, in float32 at least."""
         out = self._bare.base_model(
             input_ids=packing.tokens_N.unsqueeze(0),
             position_ids=packing.positions_N.unsqueeze(0),
@@ -163,8 +177,9 @@ class CausalLM(Policy):
             packing=packing,
             block_mask=blocks,
         )
-        hidden_ND: Tensor = out.last_hidden_state[0]
-        return hidden_ND
+        hidden_MD = out.last_hidden_state[0].index_select(0, packing.outputs_M)
+        head = self._bare.get_output_embeddings()
+        return chunked_logps(hidden_MD, head.weight, head.bias, packing.targets_M, temperature)
 
     def without_adapters(self) -> contextlib.AbstractContextManager[None]:
         """Inside, the model is what it was before adapters were added."""

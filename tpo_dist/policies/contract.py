@@ -127,6 +127,11 @@ class Policy(nn.Module, ABC):
         """This policy as it is now, for good: what a KL term holds on to."""
         return copy.deepcopy(self).requires_grad_(False)
 
+    def probe(self) -> tuple[Tensor, Tensor] | None:
+        """A few tokens [P] and the log-probs [P - 1] of all but the first, logits undivided, for samplers to compare
+        theirs with after they have loaded weights; None where the sampler is the policy itself."""
+        return None
+
     def matrix_views(self) -> dict[str, MatrixView]:
         """The parameters that a matrix optimizer (Muon) takes, by published name; every other one goes to Adam."""
         return {}

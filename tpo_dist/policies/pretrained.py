@@ -53,6 +53,18 @@ def load_model(path: str, revision: str | None, dtype: torch.dtype) -> Any:
         key = min([str(each) for each in (*report["missing_keys"], *report["mismatched_keys"])])
         reason = f"its files lack {key!r}, or have it in another shape, and random weights would take its place"
         raise UsageError(f"policy.path = {path!r}", reason, "give a folder with all weights of the model")
+    return _without_dropout(model)
+
+
+def shaped_model(config: Any, dtype: torch.dtype) -> Any:
+    """A model of that configuration with random weights, set up for packed rows."""
+    transformers = require("transformers")
+    transformers.AttentionInterface.register(NAME, packed_attention)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=NAME, dtype=dtype)
+    return _without_dropout(model)
+
+
+def _without_dropout(model: Any) -> Any:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

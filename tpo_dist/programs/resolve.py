@@ -7,7 +7,10 @@ from tpo_dist.config import ComponentConfig, RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.objective import OBJECTIVES, Objective
 from tpo_dist.objective.tpo import TPO
+from tpo_dist.policies import TextPolicyOptions
+from tpo_dist.policies.causal_lm import CausalLMOptions
 from tpo_dist.programs.parts import (
+    AnyPolicyOptions,
     block_size,
     blocks_per_step,
     concurrency,
@@ -61,6 +64,7 @@ def resolve(config: RunConfig) -> RunConfig:
         reason = f"objective {config.objective.name!r} has no target to meet"
         raise UsageError("learner.early_stop.distance", reason, "use early_stop.kl")
     _refuse_contradictions(resolved, objective)
+    _refuse_learning(resolved, policy)
     _refuse_fleet(resolved)
     refuse_evaluation(resolved, task)
     if in_words(resolved):
@@ -120,6 +124,40 @@ def _refuse_contradictions(config: RunConfig, objective: Objective) -> None:
             raise UsageError(
                 f"{role}.device = {device!r}", f"Ray hides GPUs from it while {role}.gpus = 0", f"set {role}.gpus=1"
             )
+
+
+def _refuse_learning(config: RunConfig, policy: AnyPolicyOptions) -> None:
+    """What the learner cannot do with this policy."""
+    learner, text = config.learner, config.text
+    if learner.micro_batch_tokens is not None and learner.micro_batch_candidates is not None:
+        raise UsageError(
+            f"learner.micro_batch_tokens = {learner.micro_batch_tokens}",
+            "learner.micro_batch_candidates cuts the same batch by another measure",
+            "drop one of the two",
+        )
+    if not isinstance(policy, TextPolicyOptions):
+        for key, given in (("ranks", learner.ranks > 1), ("old_logprobs", learner.old_logprobs != "engine")):
+            if given:
+                reason = f"policy {config.policy.name!r} is a small network, which draws for itself in one process"
+                raise UsageError(f"learner.{key} = {getattr(learner, key)!r}", reason, "leave it out")
+        return
+    if learner.old_logprobs == "recompute" and learner.correction.name != "none":
+        raise UsageError(
+            "learner.old_logprobs = 'recompute'",
+            f"learner.correction.name = {learner.correction.name!r} needs the sampler's log-probs, to compare them "
+            "with the learner's own, which take their place by that already",
+            "drop one of the two",
+        )
+    longest = text.max_prompt_tokens + text.max_completion_tokens
+    if learner.micro_batch_tokens is not None and learner.micro_batch_tokens < longest:
+        raise UsageError(
+            f"learner.micro_batch_tokens = {learner.micro_batch_tokens}",
+            f"one prompt and one completion may have {longest} tokens, and no sequence is cut",
+            f"give {longest} or more, or lower text.max_prompt_tokens or text.max_completion_tokens",
+        )
+    if isinstance(policy, CausalLMOptions) and policy.attention == "flex" and learner.device == "cpu":
+        reason = "FlexAttention has no backward pass on a CPU, and learner.device = 'cpu'"
+        raise UsageError("policy.attention = 'flex'", reason, "give sdpa, or learner.device=cuda")
 
 
 def _refuse_fleet(config: RunConfig) -> None:

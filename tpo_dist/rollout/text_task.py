@@ -41,7 +41,8 @@ class TokenizedTask:
         """`seed`: of the run, to which questions and pool belong. Raises UsageError where the model's context is too
         small, or a chat template is asked for that there is not."""
         self.words, self.tokenizer = words, tokenizer
-        self._text, self._seed, self._pool = text, seed, pool
+        self.seed = seed
+        self._text, self._pool = text, pool
         self._question = lru_cache(maxsize=_REMEMBERED)(lambda draw: ask(words, seed, draw))
         self._parts = part_names(words)
         self._system: str | None = None
@@ -73,7 +74,7 @@ class TokenizedTask:
 
     def prompts(self, seed: int, ids: NDArray[np.int64]) -> Prompts:
         """The prompts of these draws. Raises UsageError, naming draw and length, for one that is too long."""
-        assert seed == self._seed, "questions and scorers belong to the seed of the run"
+        assert seed == self.seed, "questions and scorers belong to the seed of the run"
         rows = [self._encode(int(draw)) for draw in ids]
         return Prompts(
             ids=ids,

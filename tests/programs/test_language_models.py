@@ -1,0 +1,53 @@
+"""What a learner of language models cannot do is refused before the run, without the packages that it needs."""
+
+import pytest
+
+from tpo_dist.components import build
+from tpo_dist.config import RunConfig
+from tpo_dist.errors import UsageError
+from tpo_dist.policies.causal_lm import CausalLMOptions
+from tpo_dist.programs.resolve import _refuse_learning
+
+
+@pytest.mark.parametrize(
+    ("learner", "options", "complaint"),
+    [
+        (
+            {"micro_batch_tokens": 700},
+            {},
+            "micro_batch_tokens = 700: .* may have 768 tokens.*Fix: give 768 or more",
+        ),
+        (
+            {"micro_batch_tokens": 900, "micro_batch_candidates": 4},
+            {},
+            "micro_batch_tokens = 900: .*micro_batch_candidates cuts the same batch",
+        ),
+        (
+            {"old_logprobs": "recompute", "correction": {"name": "tis"}},
+            {},
+            "old_logprobs = 'recompute': learner.correction.name = 'tis' needs the sampler's",
+        ),
+        ({}, {"attention": "flex"}, "policy.attention = 'flex': .*no backward pass on a CPU"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(learner, options, complaint):
+    config = RunConfig.model_validate({"learner": learner, "policy": {"name": "causal_lm"}})
+    policy = CausalLMOptions(path="model", **options)
+    with pytest.raises(UsageError, match=complaint):
+        _refuse_learning(config, policy)
+
+
+def test_what_does_not_is_not():
+    config = RunConfig.model_validate({"learner": {"micro_batch_tokens": 768, "ranks": 2, "device": "cuda"}})
+    _refuse_learning(config, CausalLMOptions(path="model", attention="flex"))
+
+
+def test_options_read_from_a_job_are_checked():
+    made = build("policy", CausalLMOptions, {"path": "x", "lora_rank": 4, "lora_modules": ["q_proj", "v_proj"]})
+    assert made.lora_modules == ["q_proj", "v_proj"]
+    with pytest.raises(UsageError, match="policy.lora_rank = 0"):
+        build("policy", CausalLMOptions, {"path": "x", "lora_rank": 0})
+    with pytest.raises(UsageError, match="policy.dtype = 'float16'"):
+        build("policy", CausalLMOptions, {"path": "x", "dtype": "float16"})
+    with pytest.raises(UsageError, match="policy.path"):
+        build("policy", CausalLMOptions, {})
