@@ -91,9 +91,6 @@ class LearnerConfig(_Section):
     reference_kl: float = Field(
         0.0, ge=0, description="weight of a KL to that policy (k3, mean over tokens) beside any objective's own"
     )
-    reference_kl: float = Field(
-        0.0, ge=0, description="weight of a KL to that policy (k3, mean per token), beside any objective"
-    )
     correction: CorrectionConfig = CorrectionConfig()
     early_stop: EarlyStopConfig = EarlyStopConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

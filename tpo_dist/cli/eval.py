@@ -50,8 +50,8 @@ def evaluation(
     asked = subject.config.evaluation
     if as_json:
         told = {"target": subject.name, "version": found.version, "questions": len(found.questions)}
-        draws = {"samples": asked.samples, "temperature": asked.temperature}
-        print(json.dumps({**told, **draws, "metrics": _numbers(found)}))
+        drawn = {"samples": asked.samples, "temperature": asked.temperature}
+        print(json.dumps({**told, **drawn, "metrics": _numbers(found)}))
         return
     for each in found.questions[:show]:
         _show(each)
