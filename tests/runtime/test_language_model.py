@@ -1,5 +1,6 @@
 """A language model trained through Ray: real vLLM samples, scorers score, new weights reach it on the way."""
 
+import json
 import statistics
 
 import pytest
@@ -8,7 +9,7 @@ from tests.tiny import tiny_model
 from tpo_dist.audit import audit
 from tpo_dist.programs.control import read_faults
 from tpo_dist.programs.distributed import launch
-from tpo_dist.programs.folder import LEDGER
+from tpo_dist.programs.folder import EVALUATIONS, LEDGER
 from tpo_dist.programs.job import configure
 from tpo_dist.programs.run import create_run
 
@@ -62,7 +63,7 @@ def sums(tmp_path):
 
 
 def test_it_learns_while_vllm_samples_ahead(sums):
-    run = sums("steps=30")
+    run = sums("steps=30", "evaluation.every_steps=15", "evaluation.questions=8")
     with launch(run) as system:
         rows = [report.metrics for report in system.train(30)]
     reward = [row["reward"].value for row in rows]
@@ -73,6 +74,9 @@ def test_it_learns_while_vllm_samples_ahead(sums):
     account = audit(run.folder / LEDGER)
     assert account.complete
     assert account.draws["trained"] == 30 * 8
+    evaluated = [json.loads(line) for line in (run.folder / EVALUATIONS).read_text().splitlines()]
+    assert [row["step"] for row in evaluated] == [0, 15, 30]
+    assert evaluated[-1]["eval/score"] > evaluated[0]["eval/score"] + 0.2
 
 
 def test_a_killed_engine_comes_back_with_the_weights_of_now(sums):

@@ -16,11 +16,14 @@ from tpo_dist.config import RunConfig
 from tpo_dist.learner.checkpoint import list_checkpoints
 from tpo_dist.programs.accounts import begin_ledger, open_stream
 from tpo_dist.programs.desk import FolderDesk
+from tpo_dist.programs.evaluating import make_evaluator
+from tpo_dist.programs.folder import note_evaluation
 from tpo_dist.programs.needs import first_workers, needs_of
 from tpo_dist.programs.parts import block_size, blocks_per_step, concurrency, make_learner, make_worker, streams
 from tpo_dist.programs.run import Run, StepReport
 from tpo_dist.runtime.answers import await_all
 from tpo_dist.runtime.cluster import cluster, started_here
+from tpo_dist.runtime.evaluation_actor import EvaluationActor, EvaluationSeat
 from tpo_dist.runtime.fleet import Fleet
 from tpo_dist.runtime.learner_actor import LearnerActor
 from tpo_dist.runtime.placement import Need, check_room, on_this_node
@@ -62,10 +65,32 @@ def launch(run: Run) -> Iterator[System]:
         growing = not started_here(config.cluster)
         check_room(needs_of(config), config.cluster.placement, waits.place_seconds, can_grow=growing)
         supervisor = _start(run)
+        evaluator = _evaluate_beside(run, supervisor)
         try:
             yield System(supervisor)
+            if evaluator is not None and not run.stop.is_set():
+                supervisor.close_stream()
+                evaluator.finish(waits.block_seconds)
         finally:
+            if evaluator is not None:
+                evaluator.close()
             supervisor.end()
+
+
+def _evaluate_beside(run: Run, supervisor: Supervisor) -> EvaluationSeat | None:
+    """Whoever scores snapshots on held-out questions, where the run asks for that."""
+    config, waits = run.config, run.config.deadlines
+    if config.evaluation.every_steps is None:
+        return None
+
+    def make() -> Any:
+        rollout = config.rollout
+        options = Need(rollout.cpus, rollout.gpus).options(rollout.threads, config.cluster.placement)
+        return EvaluationActor.options(**options).remote(rollout.threads, partial(make_evaluator, config))
+
+    seat = EvaluationSeat(make, supervisor.stream, partial(note_evaluation, run.folder), supervisor.desk.say)
+    seat.start(config.faults.worker_restarts, waits.start_seconds + waits.groups_seconds + waits.update_seconds)
+    return seat
 
 
 def _start(run: Run) -> Supervisor:
@@ -91,7 +116,7 @@ def _supervise(run: Run, learner: LearnerSeat, fleet: Fleet) -> Supervisor:
     begin_ledger(run)
     stream = StreamActor.options(
         max_restarts=config.faults.stream_restarts, max_task_retries=-1, scheduling_strategy=on_this_node()
-    ).remote(partial(open_stream, config, run.folder), run.folder)
+    ).remote(partial(open_stream, config, run.folder), run.folder, config.evaluation.every_steps)
     most = blocks_per_step(config) * config.learner.publish_every * (config.stream.max_staleness + 1)
     sizing = Sizing(first_workers(config), rollout.workers == "auto", rollout.min_workers, rollout.max_workers)
     sizes = rollout.groups_per_step, block_size(config)

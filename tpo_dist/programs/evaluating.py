@@ -1,7 +1,7 @@
 """A run's newest weights, or a model as it is, before held-out questions: in this process, without Ray."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from tpo_dist.config import RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.evaluation import Evaluation, evaluate
 from tpo_dist.learner.checkpoint import list_checkpoints, load_checkpoint
+from tpo_dist.metrics import Metrics
 from tpo_dist.programs.folder import find_run
 from tpo_dist.programs.job import configure, load_job
 from tpo_dist.programs.parts import make_learner, make_sampler, make_task
 from tpo_dist.programs.words import in_words, refuse_evaluation
+from tpo_dist.records import Snapshot
 from tpo_dist.rollout.text_task import TokenizedTask
 
 
@@ -69,6 +71,15 @@ def run_evaluation(subject: Subject) -> Evaluation:
         return evaluate(sampler, task, config.evaluation, snapshot)
     finally:
         task.close()
+
+
+def make_evaluator(config: RunConfig) -> Callable[[Snapshot], Metrics]:
+    """What scores snapshots of a run on its held-out questions, with a sampler and scorers of its own."""
+    task = make_task(config)
+    assert isinstance(task, TokenizedTask), "resolve() refuses others"
+    sampler = make_sampler(config, task, config.evaluation.temperature)
+    task.start()
+    return lambda snapshot: evaluate(sampler, task, config.evaluation, snapshot).metrics
 
 
 def _once(config: RunConfig) -> Any:

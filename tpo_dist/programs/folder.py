@@ -1,13 +1,19 @@
 """The folder of a run: finding it, and writing files in it whole."""
 
+import json
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from tpo_dist.errors import UsageError
+from tpo_dist.metrics import Metrics, values
 
 LEDGER = "ledger.db"
 """The ledger of a run, in its folder."""
+
+EVALUATIONS = "evaluations.jsonl"
+"""Scores on held-out questions, one line for each snapshot that was evaluated."""
 
 
 def find_run(name: str, runs_dir: str, what: str = "--resume") -> Path:
@@ -39,3 +45,10 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def note_evaluation(folder: Path, version: int, metrics: Metrics) -> None:
+    """Write what a snapshot scored; a number that is not finite is left out."""
+    numbers = {name: number for name, number in values(metrics).items() if math.isfinite(number)}
+    with (folder / EVALUATIONS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": version, **numbers}) + "\n")

@@ -14,7 +14,9 @@ from tpo_dist.learner.checkpoint import load_checkpoint
 from tpo_dist.metrics import Sum
 from tpo_dist.process import keep_freed_memory
 from tpo_dist.programs.accounts import begin_ledger, open_stream
+from tpo_dist.programs.evaluating import make_evaluator
 from tpo_dist.programs.failing import FailingGroups
+from tpo_dist.programs.folder import note_evaluation
 from tpo_dist.programs.parts import make_learner, make_worker
 from tpo_dist.programs.run import Run, StepReport
 from tpo_dist.quarantine import write_quarantine
@@ -31,7 +33,8 @@ def train(run: Run) -> Iterator[StepReport]:
         load_checkpoint(run.checkpoint, learner)
     begin_ledger(run)
     stream = open_stream(config, run.folder)
-    failing = FailingGroups(run)
+    failing, every = FailingGroups(run), config.evaluation.every_steps
+    evaluator = make_evaluator(config) if every else None
     with asyncio.Runner() as runner:
         while learner.version < config.steps:
             started, step = time.perf_counter(), learner.version
@@ -41,6 +44,8 @@ def train(run: Run) -> Iterator[StepReport]:
                 snapshot = learner.snapshot()
                 worker.load(snapshot)
                 runner.run(stream.publish(snapshot.version, snapshot.digest))
+                if evaluator is not None and every and step % every == 0:
+                    note_evaluation(run.folder, step, evaluator(snapshot))
 
             # Prompts become scored groups, block by block, as far as the stream admits them; a group whose scorer
             # fails goes into the quarantine, not into training.

@@ -14,8 +14,9 @@ def first_workers(config: RunConfig) -> int:
 
 
 def needs_of(config: RunConfig) -> list[Need]:
-    """Room for the learner, then for each rollout worker."""
-    workers = [Need(config.rollout.cpus, config.rollout.gpus)] * first_workers(config)
+    """Room for the learner, then for each rollout worker, and the evaluator if there is one, which takes as much."""
+    count = first_workers(config) + (config.evaluation.every_steps is not None)
+    workers = [Need(config.rollout.cpus, config.rollout.gpus)] * count
     return [Need(config.learner.cpus, config.learner.gpus), *workers]
 
 

@@ -84,17 +84,18 @@ class StreamShell:
             self._news.ring()
 
     def _mark(self, version: int, snapshot: list[Any]) -> None:
-        """Keep the first snapshot at or after each multiple; a slow evaluator misses all but the newest two."""
+        """Keep the first snapshot at or after each multiple; a slow evaluator misses all but its next and the newest two."""
         if self._every is None or (self._marked >= 0 and version // self._every <= self._marked // self._every):
             return
         self._marked = version
-        self._milestones = [*self._milestones[-1:], (version, snapshot)]
+        self._milestones = [*self._milestones[:1], *self._milestones[1:][-1:], (version, snapshot)]
 
     async def milestone(self, after: int, seconds: float) -> list[Any]:
         """Version and snapshot to evaluate next, later than that version; an empty list once the run is over."""
 
         def found() -> list[Any]:
-            return [(version, *snapshot) for version, snapshot in self._milestones if version > after]
+            self._milestones = [each for each in self._milestones if each[0] > after]  # the others are evaluated
+            return [(version, *snapshot) for version, snapshot in self._milestones]
 
         def what() -> str:
             return f"a snapshot after version {after} to evaluate, which the learner owes"

@@ -131,6 +131,10 @@ class Supervisor:
         self.closed = True
         return self.stream.close.remote()
 
+    def close_stream(self) -> None:
+        """Training is over: nobody waits for more. Raises TimeoutError where the stream does not answer."""
+        ask(self._close(), SILENT_SECONDS, "the stream to close")
+
     def stream_where(self) -> Whereabouts:
         """The stream's process. Raises TimeoutError where it does not answer."""
         where: Whereabouts = ask(self.stream.where.remote(), SILENT_SECONDS, "the stream")
