@@ -84,7 +84,7 @@ class StreamShell:
             self._news.ring()
 
     def _mark(self, version: int, snapshot: list[Any]) -> None:
-        """Keep the first snapshot at or after each multiple; a slow evaluator misses all but its next and the newest two."""
+        """Keep the first snapshot at or after each multiple: for a slow evaluator its next, and the newest two."""
         if self._every is None or (self._marked >= 0 and version // self._every <= self._marked // self._every):
             return
         self._marked = version
