@@ -132,7 +132,7 @@ def _trl(plan: Plan) -> float:
     paces = []
     for threads in sorted({1, plan.threads}):
         done = subprocess.run(
-            [sys.executable, "-m", "tpo_dist.bench.trl_baseline"],
+            [sys.executable, "-P", "-m", "tpo_dist.bench.trl_baseline"],
             input=json.dumps(asdict(plan) | {"threads": threads}),
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"},
             capture_output=True,
