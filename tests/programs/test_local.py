@@ -195,6 +195,7 @@ REFUSED = {
     "objective.name=grpo": "objective.name = 'grpo': this run has 'tpo', and its metrics would be those of two methods",
     "learner.optimizer.name=adamw": "learner.optimizer.name = 'adamw': .* the state of another optimizer",
     "seed=3": "seed = 3: this run has 0, and its draws belong to the seed",
+    "rollout.block_size=6": "rollout.block_size = 6: this run has 4, and its ledger counts blocks of that size",
 }
 
 

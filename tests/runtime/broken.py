@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from tpo_dist.errors import UsageError
 from tpo_dist.programs.parts import make_worker
 
 
@@ -98,4 +99,13 @@ class OutOfMemory(Wrapped):
     def roll(self, draw_ids):
         if self.once("out of memory"):
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().roll(draw_ids)
+
+
+class Mistaken(Wrapped):
+    """Its scorer finds out in the fifth step that something is not set up."""
+
+    def roll(self, draw_ids):
+        if draw_ids[0] == 100:
+            raise UsageError("task.key = None", "the judge asks for a key", "set it")
         return super().roll(draw_ids)

@@ -14,7 +14,8 @@ from tests.programs.test_local import assert_equal_runs
 from tests.runtime import broken
 from tests.runtime.test_distributed import local_run  # noqa: F401
 from tpo_dist.audit import audit
-from tpo_dist.errors import RunFailed
+from tpo_dist.cli.execute import execute
+from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints, read_state
 from tpo_dist.programs import distributed
 from tpo_dist.programs.control import read_faults, read_status
@@ -163,6 +164,18 @@ def test_a_scorer_that_always_fails_ends_the_run(small_config):
     run = create_run(small_config(*JUDGED, "rollout.workers=2", "task.fail_every=1"))
     with pytest.raises(RunFailed, match=r"100% of the latest groups failed.*scorer raised ConnectionError"):
         train(run, {})
+
+
+def test_a_mistake_that_a_scorer_comes_upon_ends_the_run_at_once(small_config, monkeypatch, tmp_path):
+    with_workers(monkeypatch, tmp_path, broken.Mistaken)
+    run = create_run(small_config(*RESTLESS))
+    with pytest.raises(UsageError, match="^task.key = None: the judge asks for a key. Fix: set it.$"):
+        execute(run, local=False, as_json=True)
+    assert read_faults(run.folder) == []
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert (summary["status"], summary["step"]) == ("failed", 4)
+    assert summary["checkpoint"].endswith("step-00000004")
+    assert audit(run.folder / LEDGER).clean
 
 
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(small_config, local_run):  # noqa: F811

@@ -1,5 +1,6 @@
 """The learner in a process of its own: a thin Ray shell, no logic of its own."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,11 +10,14 @@ import ray
 from ray.exceptions import RayError
 
 from tpo_dist.blocks import Settled, Taken
+from tpo_dist.errors import RunFailed
 from tpo_dist.learner.checkpoint import Checkpointer, load_checkpoint
 from tpo_dist.learner.learner import Learner
 from tpo_dist.metrics import Mean, Metrics, Sum
 from tpo_dist.records import ScoredGroups, concatenate
 from tpo_dist.runtime.messages import GRACE_SECONDS, Step, Whereabouts, ask, set_up_process, unpack, whereabouts
+
+_log = logging.getLogger(__name__)
 
 
 class LearnerShell:
@@ -83,7 +87,10 @@ class LearnerShell:
                 if blocks is not None:
                     return blocks, taken.settled, seen
         except (RayError, TimeoutError):
-            self._save_progress()
+            try:
+                self._save_progress()
+            except RunFailed as second:
+                _log.error("%s", second)  # the run ends for the first reason
             raise
         self._save_progress()
         return None
