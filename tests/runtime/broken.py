@@ -61,6 +61,15 @@ class DyingAtLoad(Wrapped):
         super().load(snapshot)
 
 
+class StoppedAtLoad(Wrapped):
+    """Stands still while it loads its first snapshot."""
+
+    def load(self, snapshot):
+        if self.once("stopped while loading"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        super().load(snapshot)
+
+
 class DyingIdle(Wrapped):
     """Dies by itself between two blocks, while it waits."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 from functools import partial
@@ -22,6 +23,7 @@ from tpo_dist.programs.control import read_faults, read_status
 from tpo_dist.programs.distributed import launch
 from tpo_dist.programs.folder import LEDGER
 from tpo_dist.programs.run import create_run
+from tpo_dist.runtime import sight
 from tpo_dist.runtime.placement import Need
 from tpo_dist.runtime.rollout_actor import RolloutActor
 from tpo_dist.runtime.stream_actor import StreamShell
@@ -39,8 +41,8 @@ def strike(system, what):
     """Break something of a run; the places where that shows."""
     supervisor = system.supervisor
     members = list(supervisor.fleet.members.values())
-    if what == "stream":
-        os.kill(supervisor.stream_where().pid, signal.SIGKILL)
+    if what in ("stream", "hanging stream"):
+        os.kill(supervisor.stream_where().pid, signal.SIGKILL if what == "stream" else signal.SIGSTOP)
         return ["stream"]
     if what == "learner":
         os.kill(supervisor.learner.where.pid, signal.SIGKILL)
@@ -81,6 +83,26 @@ def test_synchronous_training_comes_to_the_same_weights_whatever_dies(what, smal
     assert {fault.what for fault in faults} <= {"hung" if what == "hanging worker" else "died"}
 
 
+def test_a_stream_that_hangs_shows_its_stacks_is_killed_and_comes_back(
+    small_config,
+    local_run,  # noqa: F811
+    monkeypatch,
+    caplog,
+):
+    monkeypatch.setattr(sight, "SILENT_SECONDS", 5.0)
+    run = create_run(small_config(*RESTLESS))
+    train(run, {8: "hanging stream"})
+    assert_equal_runs(run, local_run[0])
+    assert audit(run.folder / LEDGER).complete
+    fault = read_faults(run.folder)[0]
+    assert (fault.role, fault.what) == ("stream", "hung")
+    assert fault.recovered_seconds is not None
+    assert re.search(
+        r"the stream has not answered for \d+ s, and is killed after 5 s: the stacks of process", caplog.text
+    )
+    assert "asyncio" in caplog.text  # where it waits
+
+
 def test_asynchronous_training_accounts_for_every_draw_whatever_dies(small_config):
     run = create_run(small_config(*RESTLESS, "steps=45", "stream.max_staleness=2"))
     steps, _ = train(run, {6: "worker", 13: "stream", 22: "learner", 30: "hanging worker", 37: "all workers"})
@@ -117,6 +139,17 @@ def test_a_worker_that_fails_by_itself_is_replaced(kind, small_config, local_run
     if kind is broken.Corrupted:
         assert fault.what == "refused"
         assert "digest" in fault.reason
+
+
+def test_a_worker_that_stands_still_before_its_first_block_is_replaced(small_config, monkeypatch, tmp_path):
+    """There is no lease by whose deadline it could be noticed, and nobody else to do the work."""
+    with_workers(monkeypatch, tmp_path, broken.StoppedAtLoad)
+    run = create_run(small_config("steps=3", "deadlines.block_seconds=6"))
+    train(run, {})
+    assert audit(run.folder / LEDGER).complete
+    fault = read_faults(run.folder)[0]
+    assert (fault.name, fault.what) == ("rollout-0", "hung")
+    assert re.match(r"rollout-0 has been loading its weights for .* s, longer than the 6 s it may", fault.reason)
 
 
 def test_a_slow_worker_is_left_alone(small_config, local_run, monkeypatch, tmp_path):  # noqa: F811
@@ -214,7 +247,7 @@ def test_a_wait_for_a_snapshot_says_who_owes_it(tmp_path):
     async def scenario():
         shell = StreamShell(lambda: GroupStream(blocks_per_step=1, block_size=1, steps=1), tmp_path)
         with pytest.raises(DeadlineExceeded, match="waited 0.05 s for a snapshot, which the learner owes"):
-            await shell.newest(0.05)
+            await shell.newest("rollout-0", 0.05)
 
     asyncio.run(scenario())
 
