@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from tpo_dist.errors import UsageError
+from tpo_dist.learner.checkpoint import Checkpointer
 from tpo_dist.programs.parts import make_worker
 
 
@@ -118,3 +119,15 @@ class Mistaken(Wrapped):
         if draw_ids[0] == 100:
             raise UsageError("task.key = None", "the judge asks for a key", "set it")
         return super().roll(draw_ids)
+
+
+class DyingAtSaving(Checkpointer):
+    """The learner dies twice: after step 7, and once it has saved step 10, before it can report it."""
+
+    def after_step(self, learner, *, last):
+        saved = super().after_step(learner, last=last)
+        mark = self.folder / f"died at {learner.version}"
+        if learner.version in (7, 10) and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return saved

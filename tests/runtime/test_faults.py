@@ -18,11 +18,11 @@ from tpo_dist.audit import audit
 from tpo_dist.cli.execute import execute
 from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints, read_state
-from tpo_dist.programs import distributed
+from tpo_dist.programs import distributed, local
 from tpo_dist.programs.control import read_faults, read_status
 from tpo_dist.programs.distributed import launch
 from tpo_dist.programs.folder import LEDGER
-from tpo_dist.programs.run import create_run
+from tpo_dist.programs.run import Run, create_run
 from tpo_dist.runtime import sight
 from tpo_dist.runtime.placement import Need
 from tpo_dist.runtime.rollout_actor import RolloutActor
@@ -209,6 +209,27 @@ def test_a_mistake_that_a_scorer_comes_upon_ends_the_run_at_once(small_config, m
     assert (summary["status"], summary["step"]) == ("failed", 4)
     assert summary["checkpoint"].endswith("step-00000004")
     assert audit(run.folder / LEDGER).clean
+
+
+def test_a_learner_that_saved_between_two_publications_goes_on_from_there_and_no_row_is_missing(
+    small_config, monkeypatch
+):
+    """What was sampled from version 4 before its death still is after it."""
+    options = (*RESTLESS, "learner.publish_every=4")
+    straight = create_run(small_config(*options))
+    errors = [report.metrics["error"].value for report in local.train(straight)]
+    config = small_config(*options)
+    saving = property(lambda run: broken.DyingAtSaving(run.folder / "checkpoints", every_steps=5, keep=2))
+    monkeypatch.setattr(Run, "checkpointer", saving)
+    run = create_run(config)
+    assert execute(run, local=False, as_json=True) == 0
+    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert [row["error"] for row in rows] == errors
+    assert "learner_idle_share" in rows[9]
+    assert_equal_runs(run, straight)
+    assert audit(run.folder / LEDGER).complete
+    assert [(fault.role, fault.what) for fault in read_faults(run.folder)] == 2 * [("learner", "died")]
 
 
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(small_config, local_run):  # noqa: F811

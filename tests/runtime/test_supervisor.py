@@ -144,7 +144,7 @@ def test_a_full_disk_does_not_hide_why_the_learner_ends(monkeypatch, caplog):
     monkeypatch.setattr(learner_actor, "ask", ask)
     monkeypatch.setattr(LearnerShell, "_snapshot", lambda self: (3, "digest", []))
     shell = LearnerShell(1, Trained, Unsaved(), None)
-    shell._learner, shell._first_version = Trained(), 2
+    shell._learner, shell._saved_version = Trained(), 2
 
     class Stream:
         class take:  # noqa: N801
