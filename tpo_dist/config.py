@@ -94,6 +94,9 @@ class LearnerConfig(_Section):
     schedule: ScheduleConfig = ScheduleConfig()
     device: str = Field("cpu", description="torch device of the learner, such as cpu or cuda")
     threads: Count = Field(1, description="torch threads of the learner")
+    node: Literal["any", "driver"] = Field(
+        "any", description="any: wherever there is room, all nodes share runs_dir; driver: the driver's node"
+    )
     cpus: float = Field(0.5, ge=0, description="Ray CPUs reserved for the learner")
     gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for the learner")
 

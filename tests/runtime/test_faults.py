@@ -232,6 +232,23 @@ def test_a_learner_that_saved_between_two_publications_goes_on_from_there_and_no
     assert [(fault.role, fault.what) for fault in read_faults(run.folder)] == 2 * [("learner", "died")]
 
 
+def test_a_learner_that_comes_back_where_the_run_s_folder_is_not_does_not_begin_at_step_0(small_config):
+    """As on another node without a shared disk: there is no such folder, or it is not the driver's."""
+    run = create_run(small_config(*RESTLESS, "steps=1000"))
+    steps = []
+    reason = f"does not see the run's folder {run.folder} as the driver has it"
+    with pytest.raises(UsageError, match=reason), launch(run) as system:
+        for report in system.train(1000):
+            steps.append(report.step)
+            if report.step == 8:
+                [sign] = run.folder.glob(".driver-*")
+                sign.unlink()
+                strike(system, "learner")
+    assert steps == sorted(steps)
+    assert [fault.name for fault in read_faults(run.folder)] == ["learner"]
+    assert audit(run.folder / LEDGER).clean
+
+
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(small_config, local_run):  # noqa: F811
     run = create_run(small_config("checkpoint.every_steps=5", "checkpoint.keep=1", "rollout.workers=2"))
     disk = run.folder / "checkpoints"

@@ -1,10 +1,14 @@
 """Decisions of the supervisor that need no cluster: whose process is gone, who may be let go, what ends the run."""
 
+import os
+
 import pytest
 import ray
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from tpo_dist.errors import RunFailed, UsageError
+from tpo_dist.programs import distributed
+from tpo_dist.programs.run import Run
 from tpo_dist.runtime import learner_actor
 from tpo_dist.runtime.answers import failed
 from tpo_dist.runtime.faults import Faults
@@ -153,3 +157,39 @@ def test_a_full_disk_does_not_hide_why_the_learner_ends(monkeypatch, caplog):
     with pytest.raises(TimeoutError, match="the groups of its next step"):
         shell._wait_for_groups(Stream, 5.0)
     assert "no checkpoint could be written" in caplog.text
+
+
+def test_a_learner_that_does_not_see_the_run_s_folder_refuses_to_train(tmp_path):
+    """It would save where the driver does not look, and begin at step 0 when another takes its place."""
+    built = []
+    shell = LearnerShell(1, lambda: built.append("learner"), None, None, tmp_path / "run" / "sign")
+    with pytest.raises(UsageError) as caught:
+        shell.ready()
+    for words in (os.uname().nodename, str(tmp_path / "run"), "runs_dir that every node shares", "learner.node=driver"):
+        assert words in str(caught.value)
+    assert built == []
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "sign").touch()
+    with pytest.raises(AttributeError):  # the learner that was built is none
+        shell.ready()
+    assert built == ["learner"]
+
+
+@pytest.mark.parametrize("node", ["any", "driver"])
+def test_a_learner_may_be_kept_beside_the_driver(node, small_config, monkeypatch, tmp_path):
+    given = {}
+
+    class Actors:
+        def options(self, **options):
+            given.update(options)
+            return self
+
+        def remote(self, *arguments):
+            given["sign"] = arguments[-1]
+
+    monkeypatch.setattr(distributed, "LearnerActor", Actors())
+    monkeypatch.setattr(distributed, "on_this_node", lambda: "here")
+    config = small_config(f"learner.node={node}", "cluster.placement=SPREAD")
+    distributed._make_learner(Run(config, tmp_path), tmp_path / "sign", None)
+    assert given["scheduling_strategy"] == ("here" if node == "driver" else "SPREAD")
+    assert given["sign"] == tmp_path / "sign"

@@ -1,6 +1,7 @@
 """The learner in a process of its own: a thin Ray shell, no logic of its own."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from tpo_dist.blocks import Settled, Taken
-from tpo_dist.errors import RunFailed
+from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.checkpoint import Checkpointer, Saved, load_checkpoint
 from tpo_dist.learner.learner import Learner
 from tpo_dist.metrics import Mean, Metrics, Sum, as_row
@@ -27,16 +28,25 @@ class LearnerShell:
     """
 
     def __init__(
-        self, threads: int, make_learner: Callable[[], Learner], checkpointer: Checkpointer, start: Path | None
+        self,
+        threads: int,
+        make_learner: Callable[[], Learner],
+        checkpointer: Checkpointer,
+        start: Path | None,
+        sign: Path | None = None,
     ) -> None:
+        """`start`: the checkpoint to begin at. `sign`: a file in the run's folder as the driver has it."""
         set_up_process(threads)
-        self._make_learner, self._start = make_learner, start
+        self._make_learner, self._start, self._sign = make_learner, start, sign
         self._checkpointer = checkpointer
         self._advancing: Any = None
         self._newest: tuple[int, str, list[Any]] | None = None
 
     def ready(self) -> tuple[Whereabouts, int, Settled]:
-        """Build the learner, at its checkpoint if it has one; where it stands. Raises whatever that raises."""
+        """Build the learner, at its checkpoint if it has one; where it stands. Raises whatever that raises, and
+        UsageError where the run's folder is not here."""
+        if self._sign is not None and not self._sign.exists():
+            raise _not_shared(self._sign.parent)
         self._learner = self._make_learner()
         if self._start is not None:
             load_checkpoint(self._start, self._learner)
@@ -134,6 +144,16 @@ class LearnerShell:
         if self._advancing is not None:
             ask(self._advancing, GRACE_SECONDS, "the stream to note a step")  # long done; its errors show here
         self._advancing = stream.advance.remote(finished, *self._snapshot())
+
+
+def _not_shared(folder: Path) -> UsageError:
+    """What it saved there would be lost to the run, and it would begin at step 0 again after its death."""
+    return UsageError(
+        f"the learner on node {os.uname().nodename}",
+        f"does not see the run's folder {folder} as the driver has it, and has to keep its checkpoints there",
+        "give a runs_dir that every node shares under the same path, or set learner.node=driver to keep the learner "
+        "where the driver is",
+    )
 
 
 def _with_waits(metrics: Metrics, waited: float, whole: float) -> Metrics:
