@@ -45,7 +45,7 @@ def ask(worker, delivery=None):
 
 def test_for_a_snapshot(tmp_path, caplog):
     with pytest.raises(DeadlineExceeded, match="^waited 0.05 s for a snapshot, which the learner owes$"):
-        asyncio.run(shell(tmp_path).newest(0.05))
+        asyncio.run(shell(tmp_path).newest("rollout-0", 0.05))
     assert "waiting for 0.04 s of 0.05 s for a snapshot, which the learner owes" in caplog.text
 
 

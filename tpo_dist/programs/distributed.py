@@ -16,6 +16,7 @@ from tpo_dist.config import RunConfig
 from tpo_dist.learner.checkpoint import list_checkpoints
 from tpo_dist.programs.accounts import begin_ledger, open_stream
 from tpo_dist.programs.desk import FolderDesk
+from tpo_dist.programs.folder import sign_in
 from tpo_dist.programs.needs import first_workers, needs_of
 from tpo_dist.programs.parts import block_size, blocks_per_step, make_learner, make_worker
 from tpo_dist.programs.run import Run, StepReport
@@ -60,23 +61,24 @@ def launch(run: Run) -> Iterator[System]:
     with cluster(config.cluster, waits.connect_seconds):
         growing = not started_here(config.cluster)
         check_room(needs_of(config), config.cluster.placement, waits.place_seconds, can_grow=growing)
-        supervisor = _start(run)
-        try:
-            yield System(supervisor)
-        finally:
-            supervisor.end()
+        with sign_in(run.folder) as sign:
+            supervisor = _start(run, sign)
+            try:
+                yield System(supervisor)
+            finally:
+                supervisor.end()
 
 
-def _start(run: Run) -> Supervisor:
+def _start(run: Run, sign: Path) -> Supervisor:
     config, waits = run.config, run.config.deadlines
-    learner = LearnerSeat(partial(_make_learner, run), partial(_newest_checkpoint, run), waits.groups_seconds)
+    learner = LearnerSeat(partial(_make_learner, run, sign), partial(_newest_checkpoint, run), waits.groups_seconds)
     fleet = Fleet(partial(_make_worker, config), waits.update_seconds)
     try:
         starting = {learner.start(): "learner"}
         fleet.resize(first_workers(config))
         starting |= {member.ending: member.name for member in fleet.members.values()}
         await_all(starting, waits.place_seconds + waits.start_seconds)
-        # Only now is anything written: a start that fails leaves the folder as it was.
+        # Only now is anything written to stay: a start that fails leaves the folder as it was.
         return _supervise(run, learner, fleet)
     except BaseException:
         learner.close()
@@ -106,11 +108,13 @@ def _supervise(run: Run, learner: LearnerSeat, fleet: Fleet) -> Supervisor:
     return supervisor
 
 
-def _make_learner(run: Run, checkpoint: Path | None) -> Any:
+def _make_learner(run: Run, sign: Path, checkpoint: Path | None) -> Any:
     config = run.config.learner
     options = Need(config.cpus, config.gpus).options(config.threads, run.config.cluster.placement)
+    if config.node == "driver":
+        options["scheduling_strategy"] = on_this_node()
     make = partial(make_learner, run.config)
-    return LearnerActor.options(**options).remote(config.threads, make, run.checkpointer, checkpoint)
+    return LearnerActor.options(**options).remote(config.threads, make, run.checkpointer, checkpoint, sign)
 
 
 def _make_worker(config: RunConfig, name: str) -> Any:

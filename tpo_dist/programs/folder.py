@@ -1,13 +1,16 @@
 """The folder of a run: finding it, and writing files in it whole."""
 
 import os
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tpo_dist.errors import UsageError
 
 LEDGER = "ledger.db"
 """The ledger of a run, in its folder."""
+_SIGN = ".driver-"
 
 
 def find_run(name: str, runs_dir: str, what: str = "--resume") -> Path:
@@ -39,3 +42,25 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+@contextmanager
+def sign_in(folder: Path) -> Iterator[Path]:
+    """Inside, the folder holds a file of a name that was never used: who finds it looks into this folder, not a copy.
+
+    To be called with the lock held. Raises UsageError where the folder cannot be written.
+    """
+    path = folder / f"{_SIGN}{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{_SIGN}*"):  # of a driver that was killed
+            left.unlink()
+        path.touch()
+    except OSError as error:
+        fix = "make room there, or give a folder that can be written"
+        raise UsageError(str(folder), f"cannot be written ({error.strerror})", fix) from None
+    try:
+        yield path
+    finally:
+        with suppress(OSError):
+            path.unlink()

@@ -1,5 +1,7 @@
 """The learner in a process of its own: a thin Ray shell, no logic of its own."""
 
+import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,11 +11,14 @@ import ray
 from ray.exceptions import RayError
 
 from tpo_dist.blocks import Settled, Taken
-from tpo_dist.learner.checkpoint import Checkpointer, load_checkpoint
+from tpo_dist.errors import RunFailed, UsageError
+from tpo_dist.learner.checkpoint import Checkpointer, Saved, load_checkpoint
 from tpo_dist.learner.learner import Learner
-from tpo_dist.metrics import Mean, Metrics, Sum
+from tpo_dist.metrics import Mean, Metrics, Sum, as_row
 from tpo_dist.records import ScoredGroups, concatenate
 from tpo_dist.runtime.messages import GRACE_SECONDS, Step, Whereabouts, ask, set_up_process, unpack, whereabouts
+
+_log = logging.getLogger(__name__)
 
 
 class LearnerShell:
@@ -23,20 +28,29 @@ class LearnerShell:
     """
 
     def __init__(
-        self, threads: int, make_learner: Callable[[], Learner], checkpointer: Checkpointer, start: Path | None
+        self,
+        threads: int,
+        make_learner: Callable[[], Learner],
+        checkpointer: Checkpointer,
+        start: Path | None,
+        sign: Path | None = None,
     ) -> None:
+        """`start`: the checkpoint to begin at. `sign`: a file in the run's folder as the driver has it."""
         set_up_process(threads)
-        self._make_learner, self._start = make_learner, start
+        self._make_learner, self._start, self._sign = make_learner, start, sign
         self._checkpointer = checkpointer
         self._advancing: Any = None
         self._newest: tuple[int, str, list[Any]] | None = None
 
     def ready(self) -> tuple[Whereabouts, int, Settled]:
-        """Build the learner, at its checkpoint if it has one; where it stands. Raises whatever that raises."""
+        """Build the learner, at its checkpoint if it has one; where it stands. Raises whatever that raises, and
+        UsageError where the run's folder is not here."""
+        if self._sign is not None and not self._sign.exists():
+            raise _not_shared(self._sign.parent)
         self._learner = self._make_learner()
         if self._start is not None:
             load_checkpoint(self._start, self._learner)
-        self._first_version = self._learner.version
+        self._saved_version = self._learner.version
         return whereabouts("learner"), self._learner.version, Settled.from_json(self._learner.settled)
 
     def train(self, stream: Any, until: int, seconds: float) -> Iterator[Step]:
@@ -55,17 +69,18 @@ class LearnerShell:
                 return
             blocks, settled, seen = found
             arrived = time.perf_counter()
-            metrics = self.update(blocks)
+            metrics, waited = {**self.update(blocks), **seen}, arrived - waiting
             self._learner.settled = settled.to_json()
             last = self._learner.version == until
             self._advance(stream, self._learner.version - 1)
-            saved = self._checkpointer.after_step(self._learner, last=last)
+            so_far = time.perf_counter() - started
+            self._learner.rows.append(as_row(self._learner.version, _with_waits(metrics, waited, so_far), so_far))
+            saved = self._save(last=last)
             finished = time.perf_counter()
-            waited, whole = arrived - waiting, finished - started
-            metrics = {**metrics, **seen, "wait_seconds": Sum(waited), "learner_idle_share": Mean(waited / whole)}
+            whole = finished - started
             if last:
                 ask(self._advancing, GRACE_SECONDS, "the stream to note the last step")
-            yield self._learner.version, metrics, whole, saved.path, saved.problem
+            yield self._learner.version, _with_waits(metrics, waited, whole), whole, saved.path, saved.problem
 
     def update(self, blocks: list[ScoredGroups]) -> Metrics:
         """One training step on these groups."""
@@ -83,7 +98,10 @@ class LearnerShell:
                 if blocks is not None:
                     return blocks, taken.settled, seen
         except (RayError, TimeoutError):
-            self._save_progress()
+            try:
+                self._save_progress()
+            except RunFailed as second:
+                _log.error("%s", second)  # the run ends for the first reason
             raise
         self._save_progress()
         return None
@@ -104,15 +122,21 @@ class LearnerShell:
                 return None
         return blocks
 
+    def _save(self, *, last: bool) -> Saved:
+        saved = self._checkpointer.after_step(self._learner, last=last)
+        if saved.path is not None:
+            self._saved_version = self._learner.version
+        return saved
+
     def _save_progress(self) -> None:
-        if self._learner.version > self._first_version:
-            self._checkpointer.after_step(self._learner, last=True)
+        if self._learner.version > self._saved_version:
+            self._save(last=True)
 
     def _snapshot(self) -> tuple[int, str, list[Any]]:
         """The newest published snapshot, made where it is due."""
         version = self._learner.version
         if self._newest is None or (self._newest[0] != version and self._learner.publishes(version)):
-            snapshot = self._learner.snapshot()
+            snapshot = self._learner.current()
             self._newest = snapshot.version, snapshot.digest, [ray.put(snapshot)]
         return self._newest
 
@@ -120,6 +144,21 @@ class LearnerShell:
         if self._advancing is not None:
             ask(self._advancing, GRACE_SECONDS, "the stream to note a step")  # long done; its errors show here
         self._advancing = stream.advance.remote(finished, *self._snapshot())
+
+
+def _not_shared(folder: Path) -> UsageError:
+    """What it saved there would be lost to the run, and it would begin at step 0 again after its death."""
+    return UsageError(
+        f"the learner on node {os.uname().nodename}",
+        f"does not see the run's folder {folder} as the driver has it, and has to keep its checkpoints there",
+        "give a runs_dir that every node shares under the same path, or set learner.node=driver to keep the learner "
+        "where the driver is",
+    )
+
+
+def _with_waits(metrics: Metrics, waited: float, whole: float) -> Metrics:
+    """`waited`: for groups, of the `whole` step (seconds)."""
+    return {**metrics, "wait_seconds": Sum(waited), "learner_idle_share": Mean(waited / whole)}
 
 
 def fetch(payloads: list[Any], seconds: float) -> list[ScoredGroups | RayError]:

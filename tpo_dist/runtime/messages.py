@@ -41,6 +41,8 @@ class Whereabouts:
     """Of the machine: tells apart hosts of one name, and finds that two nodes are one machine."""
     stacks_fd: int
     """Its descriptor of the file that its stacks go to."""
+    began: str
+    """When it did, as its machine counts: another process may get its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ def ask(reference: Any, seconds: float, what: str) -> Any:
 def whereabouts(name: str) -> Whereabouts:
     """Of the process that calls."""
     context = ray.get_runtime_context()
-    return Whereabouts(name, os.getpid(), context.get_node_id(), os.uname().nodename, boot_id(), _stacks_fd)
+    pid, host = os.getpid(), os.uname().nodename
+    return Whereabouts(name, pid, context.get_node_id(), host, boot_id(), _stacks_fd, began(pid))
 
 
 def boot_id() -> str:
@@ -97,6 +100,15 @@ def boot_id() -> str:
     pids = os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return (boot.read_text().strip() if boot.exists() else "") + pids
+
+
+def began(pid: int) -> str:
+    """When a process of this machine began, in the kernel's ticks; empty where there is no such process."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state == "Z" else fields[18]  # see proc_pid_stat(5); a zombie is gone but for its number
 
 
 def set_up_process(threads: int) -> None:

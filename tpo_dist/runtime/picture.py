@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tpo_dist.blocks import StreamStats
+from tpo_dist.supervision import State
 
 if TYPE_CHECKING:
     from tpo_dist.runtime.supervisor import Supervisor
@@ -29,7 +30,9 @@ def _rollouts(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
     workers = []
     for _, member in sorted(of.fleet.members.items()):
         block, seconds = held.get(member.name, (None, now - member.since))
-        state = "idle" if member.state == "working" and block is None else member.state
+        state: State = member.state
+        if member.state == "working" and block is None:
+            state = "idle" if of.seen is None or member.name in of.seen.asking else "loading"
         workers.append(
             {
                 "name": member.name,

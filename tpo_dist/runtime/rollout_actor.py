@@ -44,7 +44,7 @@ class RolloutShell:
     def roll(self, stream: Any, seconds: float) -> int:
         """Work until there is nothing more to do; blocks delivered. `seconds` bounds each wait for a lease."""
         patience = seconds + GRACE_SECONDS
-        self._load(ask(stream.newest.remote(seconds), patience, "the first snapshot"))
+        self._load(ask(stream.newest.remote(self._name, seconds), patience, "the first snapshot"))
         large: list[Any] = []
         delivered, delivery = 0, None
         while True:

@@ -1,7 +1,8 @@
 """The stream in a process of its own. Every call may come twice: Ray repeats those under way when this process died."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,21 @@ class StreamShell:
         self._news = Bell()
         self._before = self._stream.stats()
         self._refused: dict[str, str] = {}
+        self._asking: list[str] = []
         self._life = uuid.uuid4().hex  # a restarted process has another
 
     async def where(self) -> Whereabouts:
         """The process that answers."""
         return whereabouts("stream")
 
-    async def newest(self, seconds: float) -> list[Any]:
+    async def newest(self, worker: str, seconds: float) -> list[Any]:
         """The newest snapshot, as soon as there is one; a joining worker loads it first. Empty once the run is over."""
-        await self._news.wait(self._knows, seconds, lambda: "a snapshot, which the learner owes")
+        with self._question_of(worker):
+            await self._some_snapshot(seconds)
         return self._snapshot
+
+    async def _some_snapshot(self, seconds: float) -> None:
+        await self._news.wait(self._knows, seconds, lambda: "a snapshot, which the learner owes")
 
     def _knows(self) -> bool:
         return bool(self._snapshot) or self._stream.closed
@@ -47,15 +53,30 @@ class StreamShell:
         turn: Turn = unpack(packed)
         if turn.delivery is not None:
             await self._hand_in(turn.delivery, large)
+        with self._question_of(turn.worker):
+            lease = await self._next_lease(turn)
+        if lease is None:
+            return []
+        news = [] if (lease.version, lease.digest) == turn.loaded else self._snapshot
+        return [pack(lease), *news]
+
+    async def _next_lease(self, turn: Turn) -> Lease | None:
+        """One for which the snapshot is here."""
         while True:
-            await self.newest(turn.seconds)
+            await self._some_snapshot(turn.seconds)
             lease = await self._stream.lease(turn.worker, turn.seconds)
-            if lease is None:
-                return []
-            if lease.version == self._version:
-                news = [] if (lease.version, lease.digest) == turn.loaded else self._snapshot
-                return [pack(lease), *news]
+            if lease is None or lease.version == self._version:
+                return lease
             await self._stream.hand_back(lease, "the snapshot that it was to be sampled from is gone")
+
+    @contextmanager
+    def _question_of(self, worker: str) -> Iterator[None]:
+        """Inside, it is the stream on which this worker waits."""
+        self._asking.append(worker)
+        try:
+            yield
+        finally:
+            self._asking.remove(worker)
 
     async def _hand_in(self, delivery: Delivery, large: list[Any]) -> None:
         portable = delivery.small is not None
@@ -104,11 +125,11 @@ class StreamShell:
         await self._stream.rollback(step, settled)
         self._version, self._snapshot = -1, []
 
-    async def look(self) -> tuple[StreamStats, dict[str, str], dict[str, list[int]], str]:
+    async def look(self) -> tuple[StreamStats, dict[str, str], dict[str, list[int]], list[str], str]:
         """Numbers, workers whose groups were refused since the last look, finished blocks that live with each worker,
-        and which life of this actor it is."""
+        workers that wait for an answer, and which life of this actor it is."""
         refused, self._refused = self._refused, {}
-        return self._stream.stats(), refused, self._stream.owed_by_worker(), self._life
+        return self._stream.stats(), refused, self._stream.owed_by_worker(), list(self._asking), self._life
 
     async def close(self) -> None:
         """End every wait."""

@@ -69,8 +69,9 @@ class NoLearner:
 
     version: int = 0
     settled: Mapping[str, Any] = field(default_factory=lambda: Settled().to_json())
+    rows: list[dict[str, float]] = field(default_factory=list)
 
-    def snapshot(self) -> Snapshot:
+    def current(self) -> Snapshot:
         """One without weights."""
         return Snapshot(version=self.version, arrays={}, digest=_DIGEST)
 
