@@ -237,13 +237,18 @@ def test_a_learner_that_comes_back_where_the_run_s_folder_is_not_does_not_begin_
     run = create_run(small_config(*RESTLESS, "steps=1000"))
     steps = []
     reason = f"does not see the run's folder {run.folder} as the driver has it"
-    with pytest.raises(UsageError, match=reason), launch(run) as system:
-        for report in system.train(1000):
-            steps.append(report.step)
-            if report.step == 8:
-                [sign] = run.folder.glob(".driver-*")
-                sign.unlink()
-                strike(system, "learner")
+
+    def train():
+        with launch(run) as system:
+            for report in system.train(1000):
+                steps.append(report.step)
+                if report.step == 8:
+                    [sign] = run.folder.glob(".driver-*")
+                    sign.unlink()
+                    strike(system, "learner")
+
+    with pytest.raises(UsageError, match=reason):
+        train()
     assert steps == sorted(steps)
     assert [fault.name for fault in read_faults(run.folder)] == ["learner"]
     assert audit(run.folder / LEDGER).clean
