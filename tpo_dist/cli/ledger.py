@@ -98,8 +98,6 @@ def _tell(draw: int, block: int, rows: "list[Row]") -> None:
     for row in rows:
         fields = {name: value for name, value in _event(draw, row).items() if name not in ("at", "kind")}
         told = {name: value for name, value in fields.items() if value is not None}
-            name: value for name, value in _event(draw, row).items() if value is not None and name not in ("at", "kind")
-        }
         said = "  ".join(
             f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in told.items()
         )
