@@ -41,26 +41,27 @@ class StreamShell:
     def _knows(self) -> bool:
         return bool(self._snapshot) or self._stream.closed
 
-    async def turn(self, packed: bytes, large: list[Any]) -> list[Any]:
-        """A packed `Turn`, with the groups of its block where they are a reference; the next lease, packed, and the
-        snapshot where the worker has another than it is to sample from. An empty list when nothing is left to do."""
+    async def turn(self, packed: bytes, parcel: list[Any]) -> list[Any]:
+        """A packed `Turn`, with the reference to its parcel if it has one; the next leases, packed, and the snapshot
+        where the worker has another than it is to sample from. An empty list when nothing is left to do."""
         turn: Turn = unpack(packed)
-        if turn.delivery is not None:
-            await self._hand_in(turn.delivery, large)
+        for delivery in turn.deliveries:
+            await self._hand_in(delivery, parcel)
         while True:
             await self.newest(turn.seconds)
-            lease = await self._stream.lease(turn.worker, turn.seconds)
-            if lease is None:
+            leases = await self._stream.leases(turn.worker, turn.most, turn.seconds)
+            if not leases:
                 return []
-            if lease.version == self._version:
-                news = [] if (lease.version, lease.digest) == turn.loaded else self._snapshot
-                return [pack(lease), *news]
-            await self._stream.hand_back(lease, "the snapshot that it was to be sampled from is gone")
+            wanted = leases[0].version, leases[0].digest  # of all of them: they were given out together
+            if wanted == turn.loaded:
+                return [pack(leases)]
+            if wanted[0] == self._version:
+                return [pack(leases), *self._snapshot]
+            await self.hand_back(leases, "the snapshot that it was to be sampled from is gone")
 
-    async def _hand_in(self, delivery: Delivery, large: list[Any]) -> None:
-        portable = delivery.small is not None
-        payload = delivery.small if portable else large
-        await self._stream.put(delivery.lease, payload, delivery.summary, portable=portable)
+    async def _hand_in(self, delivery: Delivery, parcel: list[Any]) -> None:
+        payload = delivery.small if delivery.place is None else [*parcel, delivery.place]
+        await self._stream.put(delivery.lease, payload, delivery.summary, portable=delivery.small is not None)
         for failure in delivery.failures:
             write_quarantine(self._folder, failure)
 
@@ -87,9 +88,10 @@ class StreamShell:
         await self._stream.refuse(blocks, reason)
         self._refused |= dict.fromkeys(workers, reason)
 
-    async def hand_back(self, lease: Lease, reason: str) -> None:
-        """The worker could not begin this block."""
-        await self._stream.hand_back(lease, reason)
+    async def hand_back(self, leases: Sequence[Lease], reason: str) -> None:
+        """The worker could not begin these blocks."""
+        for lease in leases:
+            await self._stream.hand_back(lease, reason)
 
     async def lost(self, worker: str, reason: str) -> list[int]:
         """A worker's process is gone; the blocks that went with it."""
