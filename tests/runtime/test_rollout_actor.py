@@ -44,7 +44,7 @@ class Stream:
     def __init__(self, clock, turns, version=lambda turn: 0):
         self.clock, self.turns, self.version = clock, turns, version
         self.heard, self.held, self.next = [], [], 0
-        self.newest = SimpleNamespace(remote=lambda seconds: [pack(SNAPSHOT)])
+        self.newest = SimpleNamespace(remote=lambda worker, seconds: [pack(SNAPSHOT)])
         self.turn = SimpleNamespace(remote=self.answer)
 
     def answer(self, packed, parcel):
