@@ -25,6 +25,8 @@ class Member:
     actor: Any = None
     state: State = "starting"
     since: float = field(default_factory=time.monotonic)
+    busy: float = 0.0
+    """When it was last seen with a block (monotonic seconds)."""
     ending: Any = None
     """What its current call will come to."""
     where: Whereabouts | None = None

@@ -29,7 +29,7 @@ def _rollouts(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
     held = {name: (block, seconds) for name, block, seconds in (stats.leases if stats else ())}
     workers = []
     for _, member in sorted(of.fleet.members.items()):
-        block, seconds = held.get(member.name, (None, now - member.since))
+        block, seconds = held.get(member.name, (None, now - max(member.since, member.busy)))
         state: State = member.state
         if member.state == "working" and block is None:
             state = "idle" if of.seen is None or member.name in of.seen.asking else "loading"
@@ -52,6 +52,7 @@ def _rollouts(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
 def _stream(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
     names = ("queued", "in_flight", "ready", "trained", "failed", "reissued", "dropped")
     counts: dict[str, Any] = {name: getattr(stats, name) if stats else 0 for name in names}
+    counts["failed_groups"] = dict(stats.failed_groups) if stats else {}
     shares = of.sizing.idle_shares
     return counts | {"groups_per_second": of.pace, "workers_idle": shares[1] if shares else None}
 

@@ -237,7 +237,9 @@ class Supervisor:
     def _watch_workers(self, seen: Seen) -> None:
         members = {member.name: member for member in self.fleet.members.values()}
         for name, _, _ in seen.stats.leases:
-            if name not in members:
+            if name in members:
+                members[name].busy = seen.asked
+            else:
                 self.stream.retire.remote(name)  # nobody began that block, so it does not count against it
                 self.stream.lost.remote(name, "nobody of that name is left")
         for member, verdict in self._watch.verdicts(members.values(), seen, time.monotonic()):
