@@ -274,6 +274,62 @@ def test_all_blocks_of_a_lost_worker_are_made_again_and_each_alone():
     run(scenario())
 
 
+def test_only_blocks_with_which_no_worker_was_lost_are_given_out_together():
+    async def scenario():
+        stream = make_stream(max_staleness=1)
+        await stream.publish(0, "d0")
+        leases = stream.try_leases("a", 3)
+        await stream.hand_back(leases[0], "no weights")
+        await stream.lost("a", "killed")
+        given = []
+        while leases := stream.try_leases("b", 3):
+            given.append(blocks_of(leases))
+            for lease in leases:
+                await stream.put(lease, "x", GOOD)
+        assert given == [[0], [1], [2], [3, 4, 5]]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("how", ["lost", "retired"])
+def test_the_share_of_a_worker_that_left_is_free(how):
+    async def scenario():
+        stream = make_stream(max_staleness=1)
+        await stream.publish(0, "d0")
+        for name, count in (("a", 3), ("b", 2)):
+            leases = stream.try_leases(name, 3)
+            assert len(leases) == count
+            for lease in leases:
+                await stream.put(lease, "x", BlockSummary(groups=0))
+        if how == "lost":
+            await stream.lost("b", "killed")
+        else:
+            stream.retire("b")
+        assert len(stream.try_leases("a", 3)) == 3
+
+    run(scenario())
+
+
+class Noted(list):
+    """A journal that keeps events in memory."""
+
+    write = list.extend
+
+
+def test_the_journal_has_how_often_a_block_was_given_out():
+    async def scenario():
+        journal = Noted()
+        stream = make_stream(journal=journal)
+        await stream.publish(0, "d0")
+        stream.try_leases("a", 2)
+        await stream.lost("a", "killed")
+        stream.try_leases("b", 1)
+        leased = [(event.block, json.loads(event.detail)) for event in journal if event.kind == "leased"]
+        assert leased == [(0, {"attempt": 1}), (1, {"attempt": 1}), (0, {"attempt": 2})]
+
+    run(scenario())
+
+
 def test_where_no_worker_may_be_lost_with_a_block_each_is_given_out_alone():
     async def scenario():
         stream = make_stream(attempts=1)
