@@ -16,7 +16,17 @@ from tpo_dist.learner.checkpoint import Checkpointer, Saved, load_checkpoint
 from tpo_dist.learner.learner import Learner
 from tpo_dist.metrics import Mean, Metrics, Sum, as_row
 from tpo_dist.records import ScoredGroups, concatenate
-from tpo_dist.runtime.messages import GRACE_SECONDS, Step, Whereabouts, ask, set_up_process, unpack, whereabouts
+from tpo_dist.runtime.messages import (
+    GRACE_SECONDS,
+    SMALL_BYTES,
+    Step,
+    Whereabouts,
+    ask,
+    pack,
+    set_up_process,
+    unpack,
+    whereabouts,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +49,7 @@ class LearnerShell:
         set_up_process(threads)
         self._make_learner, self._start, self._sign = make_learner, start, sign
         self._checkpointer = checkpointer
-        self._advancing: Any = None
+        self._asked: Any = None
         self._newest: tuple[int, str, list[Any]] | None = None
 
     def ready(self) -> tuple[Whereabouts, int, Settled]:
@@ -59,7 +69,8 @@ class LearnerShell:
         `seconds` bounds the wait for the groups of a step. The last step is followed by a checkpoint, and so is the
         closing of the stream, or a wait that fails.
         """
-        self._advance(stream, None)
+        if self._learner.version < until:
+            self._ask(stream, seconds)
         finished = time.perf_counter()
         while self._learner.version < until:
             started = finished  # what lies between two steps belongs to the later one
@@ -72,14 +83,17 @@ class LearnerShell:
             metrics, waited = {**self.update(blocks), **seen}, arrived - waiting
             self._learner.settled = settled.to_json()
             last = self._learner.version == until
-            self._advance(stream, self._learner.version - 1)
+            if last:
+                advancing = stream.advance.remote(self._learner.version - 1, *self._snapshot())
+            else:
+                self._ask(stream, seconds)  # the next groups come while this step is saved and told of
             so_far = time.perf_counter() - started
             self._learner.rows.append(as_row(self._learner.version, _with_waits(metrics, waited, so_far), so_far))
             saved = self._save(last=last)
             finished = time.perf_counter()
             whole = finished - started
             if last:
-                ask(self._advancing, GRACE_SECONDS, "the stream to note the last step")
+                ask(advancing, GRACE_SECONDS, "the stream to note the last step")
             yield self._learner.version, _with_waits(metrics, waited, whole), whole, saved.path, saved.problem
 
     def update(self, blocks: list[ScoredGroups]) -> Metrics:
@@ -90,13 +104,13 @@ class LearnerShell:
         """The blocks of the next step; where there are none, a checkpoint of the last one."""
         try:
             while True:
-                asked = stream.take.remote(self._learner.version, seconds, *self._snapshot())
-                taken, seen = ask(asked, seconds + GRACE_SECONDS, "the groups of its next step")
+                taken, seen = ask(self._asked, seconds + GRACE_SECONDS, "the groups of its next step")
                 if taken is None:
                     break
                 blocks = self._accept(stream, taken, seconds)
                 if blocks is not None:
                     return blocks, taken.settled, seen
+                self._ask(stream, seconds)
         except (RayError, TimeoutError):
             try:
                 self._save_progress()
@@ -137,13 +151,13 @@ class LearnerShell:
         version = self._learner.version
         if self._newest is None or (self._newest[0] != version and self._learner.publishes(version)):
             snapshot = self._learner.current()
-            self._newest = snapshot.version, snapshot.digest, [ray.put(snapshot)]
+            content = pack(snapshot) if snapshot.nbytes <= SMALL_BYTES else ray.put(snapshot)
+            self._newest = snapshot.version, snapshot.digest, [content]
         return self._newest
 
-    def _advance(self, stream: Any, finished: int | None) -> None:
-        if self._advancing is not None:
-            ask(self._advancing, GRACE_SECONDS, "the stream to note a step")  # long done; its errors show here
-        self._advancing = stream.advance.remote(finished, *self._snapshot())
+    def _ask(self, stream: Any, seconds: float) -> None:
+        """Ask for the groups of the next step, which says that the last one is trained, and brings the snapshot."""
+        self._asked = stream.take.remote(self._learner.version, seconds, *self._snapshot())
 
 
 def _not_shared(folder: Path) -> UsageError:
@@ -162,13 +176,13 @@ def _with_waits(metrics: Metrics, waited: float, whole: float) -> Metrics:
 
 
 def fetch(payloads: list[Any], seconds: float) -> list[ScoredGroups | RayError]:
-    """The groups of blocks, in order, all references at once; what became of those whose maker or node died."""
-    references = [payload[0] for payload in payloads if not isinstance(payload, bytes)]
+    """The groups of blocks, in order, all parcels at once; what became of those whose maker or node died."""
+    references = list(dict.fromkeys(payload[0] for payload in payloads if not isinstance(payload, bytes)))
     try:
-        arrived: Iterator[Any] = iter(ray.get(references, timeout=seconds))
+        parcels = dict(zip(references, ray.get(references, timeout=seconds), strict=True))
     except RayError:
-        arrived = (_get(reference, seconds) for reference in references)
-    return [unpack(payload) if isinstance(payload, bytes) else next(arrived) for payload in payloads]
+        parcels = {reference: _get(reference, seconds) for reference in references}
+    return [_open(payload, parcels) for payload in payloads]
 
 
 def _get(reference: Any, seconds: float) -> Any:
@@ -176,6 +190,14 @@ def _get(reference: Any, seconds: float) -> Any:
         return ray.get(reference, timeout=seconds)
     except RayError as error:
         return error
+
+
+def _open(payload: Any, parcels: dict[Any, Any]) -> Any:
+    if isinstance(payload, bytes):
+        return unpack(payload)
+    reference, place = payload
+    parcel = parcels[reference]
+    return parcel if isinstance(parcel, RayError) else parcel[place]
 
 
 LearnerActor: Any = ray.remote(LearnerShell)

@@ -51,21 +51,26 @@ class Delivery:
 
     lease: Lease
     summary: BlockSummary
-    small: bytes | None
+    small: bytes | None = None
     """The groups, packed, where they travel by value and so need no worker to live on; the stream does not look at
-    them. None where a reference to them travels beside this, and where every group failed."""
+    them."""
+    place: int | None = None
+    """Else their place in the parcel, the one object that has all large groups of a turn. Neither where every group
+    failed."""
     failures: tuple[GroupFailure, ...] = ()
     """For the quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A worker hands in a block, if it has one, and asks for the next."""
+    """A worker hands in the blocks that it has made, if any, and asks for the next ones."""
 
     worker: str
     loaded: tuple[int, str]
     """Version and digest of the weights that it has: it gets a snapshot only where it needs another."""
-    delivery: Delivery | None
+    deliveries: tuple[Delivery, ...]
+    most: int
+    """How many blocks it would take on at once."""
     seconds: float
     """How long it waits for a lease."""
 

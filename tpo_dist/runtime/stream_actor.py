@@ -47,27 +47,28 @@ class StreamShell:
     def _knows(self) -> bool:
         return bool(self._snapshot) or self._stream.closed
 
-    async def turn(self, packed: bytes, large: list[Any]) -> list[Any]:
-        """A packed `Turn`, with the groups of its block where they are a reference; the next lease, packed, and the
-        snapshot where the worker has another than it is to sample from. An empty list when nothing is left to do."""
+    async def turn(self, packed: bytes, parcel: list[Any]) -> list[Any]:
+        """A packed `Turn`, with the reference to its parcel if it has one; the next leases, packed, and the snapshot
+        where the worker has another than it is to sample from. An empty list when nothing is left to do."""
         turn: Turn = unpack(packed)
-        if turn.delivery is not None:
-            await self._hand_in(turn.delivery, large)
+        for delivery in turn.deliveries:
+            await self._hand_in(delivery, parcel)
         with self._question_of(turn.worker):
-            lease = await self._next_lease(turn)
-        if lease is None:
+            leases = await self._next_leases(turn)
+        if not leases:
             return []
-        news = [] if (lease.version, lease.digest) == turn.loaded else self._snapshot
-        return [pack(lease), *news]
+        news = [] if (leases[0].version, leases[0].digest) == turn.loaded else self._snapshot
+        return [pack(leases), *news]
 
-    async def _next_lease(self, turn: Turn) -> Lease | None:
-        """One for which the snapshot is here."""
+    async def _next_leases(self, turn: Turn) -> list[Lease]:
+        """Some for which the snapshot is here; none once nothing is left to do."""
         while True:
             await self._some_snapshot(turn.seconds)
-            lease = await self._stream.lease(turn.worker, turn.seconds)
-            if lease is None or lease.version == self._version:
-                return lease
-            await self._stream.hand_back(lease, "the snapshot that it was to be sampled from is gone")
+            leases = await self._stream.leases(turn.worker, turn.most, turn.seconds)
+            # One version for all of them: they were given out together.
+            if not leases or (leases[0].version, leases[0].digest) == turn.loaded or leases[0].version == self._version:
+                return leases
+            await self.hand_back(leases, "the snapshot that it was to be sampled from is gone")
 
     @contextmanager
     def _question_of(self, worker: str) -> Iterator[None]:
@@ -78,10 +79,9 @@ class StreamShell:
         finally:
             self._asking.remove(worker)
 
-    async def _hand_in(self, delivery: Delivery, large: list[Any]) -> None:
-        portable = delivery.small is not None
-        payload = delivery.small if portable else large
-        await self._stream.put(delivery.lease, payload, delivery.summary, portable=portable)
+    async def _hand_in(self, delivery: Delivery, parcel: list[Any]) -> None:
+        payload = delivery.small if delivery.place is None else [*parcel, delivery.place]
+        await self._stream.put(delivery.lease, payload, delivery.summary, portable=delivery.small is not None)
         for failure in delivery.failures:
             write_quarantine(self._folder, failure)
 
@@ -108,9 +108,10 @@ class StreamShell:
         await self._stream.refuse(blocks, reason)
         self._refused |= dict.fromkeys(workers, reason)
 
-    async def hand_back(self, lease: Lease, reason: str) -> None:
-        """The worker could not begin this block."""
-        await self._stream.hand_back(lease, reason)
+    async def hand_back(self, leases: Sequence[Lease], reason: str) -> None:
+        """The worker could not begin these blocks."""
+        for lease in leases:
+            await self._stream.hand_back(lease, reason)
 
     async def lost(self, worker: str, reason: str) -> list[int]:
         """A worker's process is gone; the blocks that went with it."""
