@@ -51,7 +51,7 @@ class Simulation:
     """Which blocks have no good group."""
     faults: tuple = ()
     held: dict = field(default_factory=dict)
-    """Worker -> the lease that it is at work on."""
+    """Worker -> the leases that it has, the one that it is at work on first."""
     old_leases: list = field(default_factory=list)
     checkpoints: list = field(default_factory=lambda: [(0, Settled())])
     trained: dict = field(default_factory=dict)
@@ -102,19 +102,25 @@ class Simulation:
 
     async def ask(self):
         worker = self.dice.choice(self.workers)
-        holds = {name: block for name, block, _ in self.stream.stats().leases}
-        lease = self.stream.try_lease(worker)
-        if worker in holds:
-            assert lease == self.held[worker], "a worker with a lease gets the same one"
-        elif lease is not None:
-            assert (lease.version, lease.worker) == (self.published, worker)
-            assert lease.block not in holds.values()
-            self.held[worker] = lease
+        most = self.dice.choice([1, 1, 2, 3, 5])
+        in_flight = dict(self.stream._state.in_flight)
+        leases = self.stream.try_leases(worker, most)
+        if worker in {entry.worker for entry in in_flight.values()}:
+            assert leases == self.held[worker], "a worker with leases gets the same ones"
+        elif leases:
+            assert {(lease.version, lease.worker) for lease in leases} == {(self.published, worker)}
+            assert not in_flight.keys() & {lease.block for lease in leases}
+            assert len(leases) <= min(most, self.sizes.blocks_per_step)
+            entries = [self.stream._state.in_flight[lease.block] for lease in leases]
+            assert len(leases) == 1 or (self.sizes.attempts > 1 and not any(entry.strikes for entry in entries))
+            self.held[worker] = leases
 
     async def hand_in(self):
         if self.held:
             worker = self.dice.choice(sorted(self.held))
-            lease = self.held.pop(worker)
+            lease = self.held[worker].pop(0)
+            if not self.held[worker]:
+                del self.held[worker]
             bad = BLOCK_SIZE if self.fails(lease.block) else int(self.dice.random() < 0.1)  # groups
             failures = tuple(
                 Failure(draw=draw, cause="scorer: ValueError", detail="no") for draw in lease.draw_ids.tolist()[:bad]
@@ -175,7 +181,7 @@ class Simulation:
     async def hand_in_twice(self):
         if self.old_leases:
             lease = self.dice.choice(self.old_leases)
-            if lease not in self.held.values():
+            if not any(lease in held for held in self.held.values()):
                 assert not await self.stream.put(lease, lease, BlockSummary(groups=1))
 
     async def refuse_some(self):
@@ -274,7 +280,7 @@ class Simulation:
         settled = [block for block in range(state.next_block) if block in state.settled]
         assert sorted(in_parts + settled) == list(range(state.next_block)), "a block is not in exactly one state"
         assert state.trained == state.finished * self.sizes.blocks_per_step
-        leased = {(worker, block) for worker, block, _ in self.stream.stats().leases}
+        leased = {(worker, b) for worker, (blocks, _) in self.stream._leases.seconds().items() for b in blocks}
         assert leased == {(entry.worker, block) for block, entry in state.in_flight.items()}
         assert len(state.settled.beyond) <= 4 * self.sizes.blocks_per_step * 12
         assert set(self.stream._payloads) == set(state.ready)

@@ -193,6 +193,37 @@ def test_synchronous_steps_are_the_first_blocks_whatever_is_ready():
     run(scenario())
 
 
+@pytest.mark.parametrize(("staleness", "parts"), [(0, [4, 2, 1, 1]), (1, [4, 4, 4, 4])])
+def test_a_worker_takes_on_its_share_of_a_step_and_of_what_is_left_where_all_wait_for_it(staleness, parts):
+    async def scenario():
+        stream = make_stream(blocks_per_step=8, max_staleness=staleness)
+        await stream.publish(0, "d0")
+        await stream.put(stream.try_lease("b"), "block 0", BlockSummary(groups=0))
+        taken = []
+        for part in parts:
+            leases = stream.try_leases("a", 100)
+            assert len(leases) == part
+            taken += [lease.block for lease in leases]
+            for lease in leases:
+                await stream.put(lease, "x", GOOD)
+        assert taken == list(range(1, 1 + sum(parts)))
+        assert stream.try_leases("a", 100) == []
+
+    run(scenario())
+
+
+def test_several_blocks_start_only_where_all_can_still_be_trained_in_time():
+    async def scenario():
+        stream = make_stream(blocks_per_step=4)
+        await stream.publish(0, "d0")
+        for most, count in ((100, 4), (3, 3), (100, 1), (100, 0)):
+            leases = stream.try_leases("a", most)
+            assert len(leases) == count
+            await put(stream, {lease.block: lease for lease in leases}, *(lease.block for lease in leases))
+
+    run(scenario())
+
+
 def test_dropping_by_age_is_counted_and_the_learner_waits_for_no_old_block():
     async def scenario():
         stream = make_stream(blocks_per_step=1, max_staleness=2, drop_older_than=1)

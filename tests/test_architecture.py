@@ -22,6 +22,7 @@ FLOORS = {
     "policies": 1,
     "blocks": 1,
     "history": 1,
+    "leases": 1,
     "admission": 1,
     "waiting": 1,
     "tally": 1,

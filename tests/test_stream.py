@@ -48,15 +48,16 @@ def test_nothing_is_leased_before_its_version_is_published():
 
 def test_every_draw_is_leased_once_whatever_the_number_of_workers():
     async def worker(name, stream, seen):
-        while (lease := await stream.lease(name, 5.0)) is not None:
-            seen.extend(lease.draw_ids.tolist())
-            await asyncio.sleep(0)
-            await stream.put(lease, lease.block, GOOD)
+        while leases := await stream.leases(name, int(name[1:]), 5.0):
+            for lease in leases:
+                seen.extend(lease.draw_ids.tolist())
+                await asyncio.sleep(0)
+                await stream.put(lease, lease.block, GOOD)
 
     async def scenario():
         stream = make_stream(steps=7)
         seen = []
-        workers = [asyncio.create_task(worker(f"w{i}", stream, seen)) for i in range(5)]
+        workers = [asyncio.create_task(worker(f"w{i}", stream, seen)) for i in range(1, 6)]
         for step in range(7):
             await stream.publish(step, f"digest {step}")
             assert (await stream.take(step, 5.0)).payloads == [3 * step, 3 * step + 1, 3 * step + 2]
@@ -140,7 +141,7 @@ def test_a_wait_for_a_lease_names_the_version_that_is_missing():
         stream = make_stream(history=History(1, Settled(3)))
         await stream.publish(0, "d0")
         with pytest.raises(DeadlineExceeded, match=r"waited 0.05 s for version 1, which the learner owes; block 3"):
-            await stream.lease("a", 0.05)
+            await stream.leases("a", 1, 0.05)
 
     run(scenario())
 
@@ -150,13 +151,13 @@ def test_the_end_of_the_run_ends_the_workers():
         stream = make_stream(steps=1)
         await stream.publish(0, "d0")
         for name in "abc":
-            await stream.put(await stream.lease(name, 1.0), None, GOOD)
-        waits = [asyncio.create_task(stream.lease(name, 1.0)) for name in "ab"]
+            await stream.put(*await stream.leases(name, 1, 1.0), None, GOOD)
+        waits = [asyncio.create_task(stream.leases(name, 1, 1.0)) for name in "ab"]
         await stream.take(0, 1.0)
         await asyncio.sleep(0.01)
         assert not any(wait.done() for wait in waits)  # what was taken may yet have to be made again
         await stream.finish(0)
-        assert await asyncio.gather(*waits) == [None, None]
+        assert await asyncio.gather(*waits) == [[], []]
 
     run(scenario())
 
@@ -164,10 +165,10 @@ def test_the_end_of_the_run_ends_the_workers():
 def test_closing_ends_every_wait():
     async def scenario():
         stream = make_stream()
-        waits = [asyncio.create_task(stream.lease("a", 60.0)), asyncio.create_task(stream.take(0, 60.0))]
+        waits = [asyncio.create_task(stream.leases("a", 1, 60.0)), asyncio.create_task(stream.take(0, 60.0))]
         await asyncio.sleep(0.01)
         await stream.close()
-        assert await asyncio.gather(*waits) == [None, None]
+        assert await asyncio.gather(*waits) == [[], None]
         assert stream.closed
         await stream.publish(0, "d0")
         assert stream.try_lease("a") is None
@@ -223,8 +224,128 @@ def test_a_worker_that_asks_again_gets_the_lease_that_it_holds():
         stream = make_stream()
         await stream.publish(0, "d0")
         lease = stream.try_lease("a")
-        assert stream.try_lease("a") == lease == await stream.lease("a", 0.02)
+        assert [stream.try_lease("a")] == [lease] == await stream.leases("a", 5, 0.02)
         assert stream.stats().in_flight == 1
+
+    run(scenario())
+
+
+def blocks_of(leases):
+    return [lease.block for lease in leases]
+
+
+def test_a_worker_may_hold_several_blocks_and_hands_them_in_one_by_one():
+    async def scenario():
+        now = [0.0]
+        stream = make_stream(max_staleness=1, clock=lambda: now[0])
+        await stream.publish(0, "d0")
+        leases = stream.try_leases("a", 2)
+        assert blocks_of(leases) == [0, 1]
+        assert blocks_of(stream.try_leases("b", 5)) == [2, 3], "two workers share a step of three"
+        now[0] = 10.0
+        assert sorted(stream.stats().leases) == [("a", 0, 10.0), ("b", 2, 10.0)]
+        assert await stream.put(leases[0], "block 0", GOOD)
+        assert not await stream.put(leases[0], "block 0", GOOD)
+        now[0] = 11.0
+        assert ("a", 1, 1.0) in stream.stats().leases, "the time of a block begins when the one before is handed in"
+        assert stream.try_leases("a", 2) == leases[1:], "it gets no more while it holds any"
+        with pytest.raises(DeadlineExceeded, match=r"block 1, with a for 1.0 s; block 2, with b for 11.0 s"):
+            await stream.take(0, 0.02)
+        await stream.hand_back(leases[1], "no weights")
+        assert blocks_of(stream.try_leases("a", 2)) == [1, 4]
+
+    run(scenario())
+
+
+def test_all_blocks_of_a_lost_worker_are_made_again_and_each_alone():
+    async def scenario():
+        stream = make_stream(attempts=2)
+        await stream.publish(0, "d0")
+        leases = stream.try_leases("a", 3)
+        await stream.put(leases[0], "x", GOOD, portable=True)
+        assert await stream.lost("a", "killed") == [1, 2]
+        for again in (1, 2):
+            assert blocks_of(stream.try_leases(f"b{again}", 3)) == [again]
+        assert await stream.lost("b1", "killed") == [], "it fails, and no other with it"
+        assert blocks_of(stream.try_leases("c", 3)) == [3]
+        stats = stream.stats()
+        assert (stats.failed, stats.ready, stats.in_flight) == (1, 1, 2)
+
+    run(scenario())
+
+
+def test_only_blocks_with_which_no_worker_was_lost_are_given_out_together():
+    async def scenario():
+        stream = make_stream(max_staleness=1)
+        await stream.publish(0, "d0")
+        leases = stream.try_leases("a", 3)
+        await stream.hand_back(leases[0], "no weights")
+        await stream.lost("a", "killed")
+        given = []
+        while leases := stream.try_leases("b", 3):
+            given.append(blocks_of(leases))
+            for lease in leases:
+                await stream.put(lease, "x", GOOD)
+        assert given == [[0], [1], [2], [3, 4, 5]]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("how", ["lost", "retired"])
+def test_the_share_of_a_worker_that_left_is_free(how):
+    async def scenario():
+        stream = make_stream(max_staleness=1)
+        await stream.publish(0, "d0")
+        for name, count in (("a", 3), ("b", 2)):
+            leases = stream.try_leases(name, 3)
+            assert len(leases) == count
+            for lease in leases:
+                await stream.put(lease, "x", BlockSummary(groups=0))
+        if how == "lost":
+            await stream.lost("b", "killed")
+        else:
+            stream.retire("b")
+        assert len(stream.try_leases("a", 3)) == 3
+
+    run(scenario())
+
+
+class Noted(list):
+    """A journal that keeps events in memory."""
+
+    write = list.extend
+
+
+def test_the_journal_has_how_often_a_block_was_given_out():
+    async def scenario():
+        journal = Noted()
+        stream = make_stream(journal=journal)
+        await stream.publish(0, "d0")
+        stream.try_leases("a", 2)
+        await stream.lost("a", "killed")
+        stream.try_leases("b", 1)
+        leased = [(event.block, json.loads(event.detail)) for event in journal if event.kind == "leased"]
+        assert leased == [(0, {"attempt": 1}), (1, {"attempt": 1}), (0, {"attempt": 2})]
+
+    run(scenario())
+
+
+def test_where_no_worker_may_be_lost_with_a_block_each_is_given_out_alone():
+    async def scenario():
+        stream = make_stream(attempts=1)
+        await stream.publish(0, "d0")
+        assert blocks_of(stream.try_leases("a", 3)) == [0]
+
+    run(scenario())
+
+
+def test_a_restarted_stream_knows_all_blocks_of_a_worker():
+    async def scenario():
+        history = History()
+        stream = make_stream(history=history)
+        await stream.publish(0, "d0")
+        leases = stream.try_leases("a", 3)
+        assert make_stream(history=history).try_leases("a", 1) == leases
 
     run(scenario())
 
@@ -289,7 +410,7 @@ def test_a_retired_worker_gets_no_lease_keeps_its_own_and_costs_it_no_attempt():
         stream.retire("a")
         assert stream.try_lease("a") == lease
         assert await stream.put(lease, "x", GOOD)
-        assert await stream.lease("a", 5.0) is None
+        assert await stream.leases("a", 1, 5.0) == []
         assert stream.owed_by_worker()["a"] == [0]
         stream.retire("idle")
         assert await stream.lost("idle", "left") == [1]
@@ -302,10 +423,10 @@ def test_a_retired_worker_gets_no_lease_keeps_its_own_and_costs_it_no_attempt():
 def test_retiring_ends_the_wait_for_a_lease():
     async def scenario():
         stream = make_stream()
-        waiting = asyncio.create_task(stream.lease("a", 5.0))
+        waiting = asyncio.create_task(stream.leases("a", 1, 5.0))
         await asyncio.sleep(0.01)
         stream.retire("a")
-        assert await waiting is None
+        assert await waiting == []
 
     run(scenario())
 
@@ -451,7 +572,7 @@ def test_a_lease_beyond_the_last_step_waits_for_the_end_of_the_run():
         lease_all(stream)
         reason = "the end of the run, which the learner owes: it has finished 0 of 1 steps"
         with pytest.raises(DeadlineExceeded, match=reason):
-            await stream.lease("late", 0.02)
+            await stream.leases("late", 1, 0.02)
 
     run(scenario())
 

@@ -114,7 +114,7 @@ def test_who_has_no_deadline_waits_as_long_as_it_likes():
     assert watch(idle, 1e9) is None
 
 
-@pytest.mark.parametrize("state", ["starting", "idle", "working", "retiring", "restarting"])
+@pytest.mark.parametrize("state", ["starting", "loading", "idle", "working", "retiring", "restarting"])
 def test_every_state_has_its_words(state):
     action = watch(Watched(name="w", state=state, since=0.0, deadline_seconds=1.0), 2.0)
     assert isinstance(action, Kill)

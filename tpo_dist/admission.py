@@ -10,10 +10,11 @@ R(j), for every j, so that each can be trained in time:
   after it. It waits for an old block only where no later step has room for it.
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import nsmallest
+from itertools import chain, count, islice
 
 from tpo_dist.history import History
 
@@ -33,14 +34,38 @@ class Admission:
     drop_older_than: int | None
     """Then the learner waits for no old block: what comes later than this is dropped."""
 
-    def next_step(self, history: History) -> int:
-        """The step that the next block to start would fill if none came before its turn; failed ones make room."""
-        return history.finished + history.under_way // self.blocks_per_step
+    def next_step(self, history: History, ahead: int = 0) -> int:
+        """The step that the next block to start would fill if none came before its turn; failed ones make room.
 
-    def may_start(self, history: History) -> bool:
-        """May a worker start a block now?"""
-        step = self.next_step(history)
+        `ahead`: blocks that start before it.
+        """
+        return history.finished + (history.under_way + ahead) // self.blocks_per_step
+
+    def may_start(self, history: History, ahead: int = 0) -> bool:
+        """May a worker start a block now, and `ahead` others with it?"""
+        step = self.next_step(history, ahead)
         return history.version >= 0 and step < self.steps and self.age(step, history.version) <= self.max_staleness
+
+    def next_blocks(self, history: History, most: int) -> list[int]:
+        """Up to so many blocks that one worker may start now, in order. One that a worker was lost with comes alone: if
+        it takes the next one as well, no other block suffers for it."""
+        blocks: list[int] = []
+        for block in islice(chain(nsmallest(most, history.queued), count(history.next_block)), most):
+            struck = block in history.queued and history.queued[block].strikes > 0
+            if (struck and blocks) or not self.may_start(history, len(blocks)):
+                break
+            blocks.append(block)
+            if struck:
+                break
+        return blocks
+
+    def share(self, history: History, workers: int) -> int:
+        """The blocks that one of so many workers may take on at once: its part of a step, and in synchronous training,
+        where nobody may go on before the last is done, of what is left of it."""
+        left = self.blocks_per_step
+        if self.max_staleness == 0:
+            left -= history.under_way % self.blocks_per_step
+        return -(-left // workers)
 
     def age(self, step: int, version: int) -> int:
         """Staleness of a block from that version in that step, in publications."""
@@ -66,7 +91,7 @@ class Admission:
             return first if all(block in ready for block in first) else []
         if self.drop_older_than is None and not self._rest_fits(history):
             return []
-        return heapq.nsmallest(self.blocks_per_step, ready, key=lambda block: (ready[block].version, block))
+        return nsmallest(self.blocks_per_step, ready, key=lambda block: (ready[block].version, block))
 
     def missing(self, history: History) -> list[int]:
         """What the next step may wait for: open blocks that are not ready, then new ones, as many as it needs."""
@@ -99,14 +124,14 @@ class Admission:
         return f"the groups of step {step}: " + "; ".join(reasons)
 
     def _first(self, history: History) -> list[int]:
-        return heapq.nsmallest(self.blocks_per_step, (*history.queued, *history.in_flight, *history.ready))
+        return nsmallest(self.blocks_per_step, (*history.queued, *history.in_flight, *history.ready))
 
     def _rest_fits(self, history: History) -> bool:
         """Can what is in flight still be trained in time if the next step goes without it?"""
         steps_gone, blocks = history.finished + len(history.taken) + 1, 0
         periods = Counter(entry.version // self.publish_every for entry in history.in_flight.values())
-        for period, count in sorted(periods.items()):
-            blocks += count
+        for period, number in sorted(periods.items()):
+            blocks += number
             last_step = (period + self.max_staleness + 1) * self.publish_every
             if blocks > (last_step - steps_gone) * self.blocks_per_step:
                 return False

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tpo_dist.blocks import Event, Settled
+from tpo_dist.blocks import Event, Kind, Settled
 from tpo_dist.errors import UsageError
 from tpo_dist.history import History
 from tpo_dist.ledger import Ledger, Row, contradiction
@@ -107,6 +107,36 @@ def story(path: Path, draw: int) -> tuple[int, list[Row]]:
     if not rows:
         raise UsageError(f"--draw {draw}", "that draw was not given out", "tpo-dist ledger RUN says how many were")
     return block, rows
+
+
+def outcome(draw: int, rows: Sequence[Row]) -> tuple[State, str | None]:
+    """The state of a draw at the end of its `story`, and the cause where its group failed: others of its block may
+    have been trained all the same."""
+    state: State = "queued"
+    cause: str | None = None
+    for row in rows:
+        event = row.event
+        if event.kind in ("ready", "failed"):
+            told = json.loads(event.detail or "{}")
+            own = [why for which, why, _ in told.get("failures", []) if which == draw]
+            cause = own[0] if own else told.get("reason") if event.kind == "failed" else None
+        elif event.kind in ("leased", "lost", "queued", "dropped"):
+            cause = event.detail if event.kind == "dropped" else None
+        if event.block is not None or event.kind == "trained":
+            state = _AFTER.get(event.kind, state)
+    return ("failed", cause) if cause is not None else (state, None)
+
+
+_AFTER: Mapping[Kind, State] = {
+    "leased": "in flight",
+    "ready": "ready",
+    "lost": "queued",
+    "queued": "queued",
+    "taken": "taken",
+    "trained": "trained",
+    "failed": "failed",
+    "dropped": "failed",
+}
 
 
 @dataclass(slots=True)

@@ -106,6 +106,9 @@ class LearnerConfig(_Section):
     )
     ranks: Count = Field(1, description="causal_lm: processes that share the weights and the work (FSDP)")
     threads: Count = Field(1, description="torch threads of the learner")
+    node: Literal["any", "driver"] = Field(
+        "any", description="any: wherever there is room, all nodes share runs_dir; driver: the driver's node"
+    )
     cpus: float = Field(0.5, ge=0, description="Ray CPUs reserved for the learner")
     gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for the learner")
 
@@ -182,7 +185,9 @@ class DeadlineConfig(_Section):
     connect_seconds: Seconds = Field(30.0, description="joining a Ray cluster")
     place_seconds: Seconds = Field(60.0, description="Ray granting the resources that were asked for")
     start_seconds: Seconds = Field(120.0, description="learner and workers starting up")
-    block_seconds: Seconds = Field(300.0, description="one block at a worker; then the worker is killed and replaced")
+    block_seconds: Seconds = Field(
+        300.0, description="one block at a worker, or its first weights; then it is killed and replaced"
+    )
     groups_seconds: Seconds = Field(900.0, description="the groups of one step arriving at the learner")
     update_seconds: Seconds = Field(600.0, description="one training step, seen from the driver and from idle workers")
 

@@ -96,6 +96,11 @@ class History:
         if event.kind in _RULES:
             _RULES[event.kind](self, event)
 
+    def leasing(self, block: int, worker: str) -> Event:
+        """The event of giving out a block that is queued, or new."""
+        attempt = self.queued[block].attempt + 1 if block in self.queued else 1
+        return Event("leased", block, version=self.version, worker=worker, detail=json.dumps({"attempt": attempt}))
+
     def going_back(self, step: int, settled: Settled, *, keep_blocks: bool) -> list[Event]:
         """The events that take the run back to a checkpoint at `step`, which knows these blocks as settled.
 

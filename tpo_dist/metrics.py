@@ -105,3 +105,9 @@ def merge(parts: Sequence[Metrics]) -> dict[str, Mean | Sum | Max | Histogram]:
 def values(metrics: Metrics) -> dict[str, float]:
     """What is logged of each."""
     return {name: metric.value for name, metric in metrics.items()}
+
+
+def as_row(step: int, metrics: Metrics, seconds: float) -> dict[str, float]:
+    """What is written down of a step; a number that is not finite is left out. `step`: steps finished with it."""
+    numbers = {name: number for name, number in values(metrics).items() if math.isfinite(number)}
+    return {"step": step, **numbers, "step_seconds": seconds}

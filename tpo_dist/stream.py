@@ -9,7 +9,6 @@ Plain asyncio, no Ray. Payloads are opaque: groups, or references to them. The s
 change of it goes to the journal first.
 """
 
-import json
 import time
 from collections.abc import Callable, Collection
 from itertools import count
@@ -18,6 +17,7 @@ from typing import Any
 from tpo_dist.admission import Admission
 from tpo_dist.blocks import BlockSummary, Event, HandedIn, Journal, Lease, Settled, StreamStats, Taken, Window
 from tpo_dist.history import History
+from tpo_dist.leases import Leases
 from tpo_dist.tally import Tally
 from tpo_dist.waiting import Bell
 
@@ -25,8 +25,8 @@ from tpo_dist.waiting import Bell
 class GroupStream:
     """Consumes published versions and finished blocks; produces leases and the blocks of each step, in order.
 
-    Workers wait in `lease` for the learner's next version, the learner in `take` for the workers' blocks. A caller that
-    missed the answer may repeat any call.
+    Workers wait in `leases` for the learner's next version, the learner in `take` for the workers' blocks. A caller
+    that missed the answer may repeat any call.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class GroupStream:
         self._journal, self._clock = journal, clock
         self._state = history or History()
         self._payloads: dict[int, HandedIn] = {}
-        self._leases: dict[str, tuple[Lease, float]] = {}
+        self._leases = Leases(clock)
+        self._workers: set[str] = set()  # to whom blocks were given, and who did not leave
         self._retired: set[str] = set()
         self._closed = False
         self._turn = 0  # of the learner: a newer take, or its restart, ends an older take
@@ -65,8 +66,7 @@ class GroupStream:
         self._tally = Tally(clock())
         gone = [Event("queued", block, detail="the stream's process was restarted") for block in self._state.ready]
         self._record(Event("stream_started"), *gone)
-        for block, entry in self._state.in_flight.items():
-            self._leases[entry.worker] = entry.lease(block, block_size), clock()
+        self._leases.give(entry.lease(block, block_size) for block, entry in self._state.in_flight.items())
 
     @property
     def version(self) -> int:
@@ -80,43 +80,42 @@ class GroupStream:
 
     def try_lease(self, worker: str) -> Lease | None:
         """The block that the worker holds, else the next one, or None where none may be started now."""
-        if worker in self._leases and not self._closed:
-            return self._leases[worker][0]
-        state = self._state
-        if self._closed or worker in self._retired or not self._rules.may_start(state):
-            return None
-        block = min(state.queued, default=state.next_block)
-        attempt = state.queued[block].attempt + 1 if block in state.queued else 1
-        self._record(
-            Event("leased", block, version=state.version, worker=worker, detail=json.dumps({"attempt": attempt}))
-        )
-        lease = state.in_flight[block].lease(block, self._block_size)
-        self._leases[worker] = lease, self._clock()
-        return lease
+        return next(iter(self.try_leases(worker, 1)), None)
 
-    async def lease(self, worker: str, seconds: float) -> Lease | None:
-        """The same as soon as it may be started; None when there will be none any more for this worker.
+    def try_leases(self, worker: str, most: int) -> list[Lease]:
+        """The blocks that the worker holds, else the next ones, up to `most` and to its share; none where none may be
+        started now."""
+        held = self._leases.of(worker)
+        if held or self._closed or worker in self._retired:
+            return [] if self._closed else held
+        share = self._rules.share(self._state, len(self._workers | {worker})) if self._attempts > 1 else 1
+        blocks = self._rules.next_blocks(self._state, min(most, share))
+        if blocks:
+            self._workers.add(worker)
+            self._record(*(self._state.leasing(block, worker) for block in blocks))
+            self._leases.give(self._state.in_flight[block].lease(block, self._block_size) for block in blocks)
+        return self._leases.of(worker)
+
+    async def leases(self, worker: str, most: int, seconds: float) -> list[Lease]:
+        """The same as soon as there are any; none when there will be none any more for this worker.
 
         Raises DeadlineExceeded after `seconds`.
         """
         found: list[Lease] = []
 
         def ready() -> bool:
-            lease = self.try_lease(worker)
-            if lease is not None:
-                found.append(lease)
+            found.extend(self.try_leases(worker, most))
             return bool(found) or self._closed or worker in self._retired or self._state.finished >= self._rules.steps
 
         await self._admission.wait(ready, seconds, lambda: self._rules.why_not(self._state))
-        return found[0] if found else None
+        return found
 
     async def put(self, lease: Lease, payload: Any, summary: BlockSummary, *, portable: bool = False) -> bool:
         """Hand in a leased block; False, and nothing kept, where that lease does not hold (any more).
 
         A block without a good group fails. `portable`: the payload outlives the worker that made it.
         """
-        held = self._leases.get(lease.worker)
-        if held is None or held[0] != lease:
+        if lease not in self._leases:
             return False
         good = summary.groups > 0
         detail = summary.to_json(None if good else "every group failed")
@@ -125,7 +124,7 @@ class GroupStream:
             self._payloads[lease.block] = HandedIn(payload, summary, portable)
         else:
             self._admission.ring()
-        del self._leases[lease.worker]
+        self._leases.end(lease)
         self._tally.hand_in(lease.worker, summary)
         self._arrivals.ring()
         return True
@@ -190,8 +189,7 @@ class GroupStream:
         ready, held = self._state.ready, self._payloads
         gone = sorted(b for b, entry in ready.items() if entry.worker == worker and not held[b].portable)
         events = [Event("queued", block, worker=worker, detail=reason) for block in gone]
-        if worker in self._leases:
-            lease = self._leases[worker][0]
+        for lease in self._leases.of(worker):
             block = lease.block
             strikes = self._state.in_flight[block].strikes + 1
             if worker in self._retired:  # it was asked to go
@@ -203,20 +201,21 @@ class GroupStream:
         self._record(*events)
         self._forget_revoked()
         self._retired.discard(worker)
+        self._workers.discard(worker)
         self._ring_all()  # a block that was waited for is perhaps no longer due
         return [event.block for event in events if event.block is not None and event.kind != "failed"]
 
     def retire(self, worker: str) -> None:
         """Give this worker no more leases; one that it holds is still its duty."""
         self._retired.add(worker)
+        self._workers.discard(worker)
         self._admission.ring()
 
     async def hand_back(self, lease: Lease, reason: str) -> None:
         """The block of this lease is made again, by whoever asks next; nothing where the lease does not hold."""
-        held = self._leases.get(lease.worker)
-        if held is not None and held[0] == lease:
+        if lease in self._leases:
             self._requeue([lease.block], reason)
-            del self._leases[lease.worker]
+            self._leases.end(lease)
 
     def owed_by_worker(self) -> dict[str, list[int]]:
         """Blocks that were handed in and are not trained yet, by the worker on whom their payload may depend."""
@@ -246,8 +245,7 @@ class GroupStream:
 
     def stats(self) -> StreamStats:
         """The stream in numbers."""
-        now = self._clock()
-        leases = tuple((worker, held.block, now - since) for worker, (held, since) in self._leases.items())
+        leases = tuple((worker, blocks[0], seconds) for worker, (blocks, seconds) in self._leases.seconds().items())
         waiting = None if self._taking is None else self._why_no_step(self._taking)
         return self._tally.stats(self._state, leases, waiting)
 
@@ -268,7 +266,7 @@ class GroupStream:
 
     def _forget_revoked(self) -> None:
         """Drop the leases and payloads of blocks that are queued again."""
-        self._leases = {w: held for w, held in self._leases.items() if held[0].block in self._state.in_flight}
+        self._leases.keep(self._state.in_flight)
         self._payloads = {block: held for block, held in self._payloads.items() if block in self._state.ready}
 
     def _choice(self, step: int) -> list[int]:
@@ -294,6 +292,6 @@ class GroupStream:
         )
 
     def _why_no_step(self, step: int) -> str:
-        now = self._clock()
-        holders = {lease.block: f"with {worker} for {now - at:.1f} s" for worker, (lease, at) in self._leases.items()}
+        held = self._leases.seconds()
+        holders = {block: f"with {name} for {at:.1f} s" for name, (blocks, at) in held.items() for block in blocks}
         return self._rules.why_no_step(self._state, step, holders)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-State = Literal["starting", "idle", "working", "retiring", "restarting"]
-"""What a rollout worker does: come up, wait for a block, make one, hand in its last one, or be replaced."""
+State = Literal["starting", "loading", "idle", "working", "retiring", "restarting"]
+"""What a rollout worker does: come up, load its first weights, wait for a block, make one, hand in its last one, or be
+replaced."""
 
 WARN_AT = 0.8
 """Share of a deadline after which it is said what is waited for."""
@@ -140,6 +141,7 @@ def watch(worker: Watched, now: float, before: float = float("-inf")) -> Warn | 
 
 _DOING: dict[State, str] = {
     "starting": "has been starting",
+    "loading": "has been loading its weights",
     "idle": "has been waiting for a block",
     "working": "has been at work on {block}",
     "retiring": "has been finishing {block}",

@@ -16,8 +16,8 @@ from tpo_dist.ledger import Ledger
 
 PLACES = {
     "tensors": (checkpoint, "_save"),  # twice for each checkpoint
-    "state": (checkpoint, "_fingerprint"),  # twice
-    "flush": (checkpoint, "_flush"),  # five times
+    "state": (checkpoint, "_fingerprint"),  # three times
+    "flush": (checkpoint, "_flush"),  # six times
     "rename": (Path, "rename"),  # once; nothing else renames
     "drop": (checkpoint, "list_checkpoints"),  # once
     "ledger": (Ledger, "write"),

@@ -133,7 +133,7 @@ SAVING = [
     ("tensors", 1, "before"),  # of the first checkpoint: its folder is there, and empty
     ("tensors", 3, "after"),  # of the second: it has a model and no more
     ("state", 4, "after"),
-    ("flush", 6, "before"),
+    ("flush", 7, "before"),
     ("rename", 2, "before"),
     ("rename", 3, "after"),  # one too many are there
     ("drop", 3, "before"),

@@ -37,7 +37,8 @@ def test_people_see_counts_and_what_is_waited_for(run, monkeypatch, capsys):
     assert ["in", "flight", "4", "1"] in lines
     assert ["failed", "1", "0"] in lines
     assert "failures    scorer: KeyError: 1" in out
-    assert "waits for   block 4: in flight, rollout-1, for" in out
+    assert "under way   block 4: in flight for" in out
+    assert "s, with rollout-1" in out
     assert out.rstrip().endswith("clean: each draw is in exactly one state")
 
 
@@ -65,16 +66,27 @@ def test_a_ledger_that_is_not_clean_ends_with_1_and_says_why(run, monkeypatch, c
 def test_one_draw_s_story(run, monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "ledger", run[0], "--draw", 6)
     assert code == 0
-    first, *lines = out.splitlines()
-    assert first == "draw 6, in block 1"
+    first, *lines, last = out.splitlines()
+    assert first == "draw 6, in block 1, to which this happened:"
+    assert last == "draw 6: failed, scorer: KeyError"
     assert [line.split()[2] for line in lines] == ["leased", "ready", "taken", "trained"]
     assert "worker a" in lines[0]
     assert "scorer: KeyError" in lines[1]
     code, out, _ = call(monkeypatch, capsys, "ledger", run[0], "--draw", 6, "--json")
     told = json.loads(out)
     assert (told["draw"], told["block"]) == (6, 1)
-    assert told["events"][1]["detail"]["failures"] == [[6, "scorer: KeyError", "'x'"]]
+    assert (told["state"], told["cause"]) == ("failed", "scorer: KeyError")
+    assert told["events"][1]["detail"]["failure"] == ["scorer: KeyError", "'x'"]
     assert told["events"][2]["step"] == 0
+
+
+def test_a_draw_is_not_told_of_what_happened_to_others_of_its_block(run, monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, "ledger", run[0], "--draw", 5)
+    assert code == 0
+    assert "KeyError" not in out
+    assert out.splitlines()[-1] == "draw 5: trained"
+    code, out, _ = call(monkeypatch, capsys, "ledger", run[0], "--draw", 17, "--json")
+    assert (json.loads(out)["state"], json.loads(out)["cause"]) == ("in flight", None)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from tpo_dist.learner.checkpoint import (
     Saved,
     list_checkpoints,
     load_checkpoint,
+    read_rows,
     read_state,
     save_checkpoint,
 )
 from tpo_dist.policies.weights import export_weights
 from tpo_dist.programs.parts import make_learner, make_worker
+from tpo_dist.records import weights_digest
 
 
 def advance(config, learner, steps):
@@ -68,6 +71,49 @@ def test_a_restored_learner_knows_what_was_published_and_which_blocks_are_settle
     resumed.update(old)
 
 
+@pytest.mark.parametrize("version", [4, 6, 7])
+def test_a_checkpoint_between_two_publications_keeps_what_workers_sample_from(version, small_config, tmp_path):
+    config = small_config("learner.publish_every=4")
+    learner = make_learner(config)
+    for _ in range(version):
+        worker = make_worker(config)
+        worker.load(learner.current())
+        learner.update(worker.roll(np.arange(8)).groups)
+    folder = save_checkpoint(tmp_path, learner, keep=2)
+    resumed = make_learner(config)
+    load_checkpoint(folder, resumed)
+    assert (folder / "published.safetensors").exists() == (version != 4)
+    again = resumed.current()
+    assert (again.version, again.digest) == (4, learner.current().digest)
+    assert again.digest == weights_digest(again.arrays)
+    assert resumed.published == learner.published
+    other = make_learner(small_config("learner.publish_every=3"))  # its versions 6 and 7 are of another publication
+    load_checkpoint(folder, other)
+    assert other.current().version == version
+
+
+def test_a_snapshot_of_every_version_is_not_kept_twice(small_config):
+    """Nobody asks for the weights at hand again."""
+    learner = make_learner(small_config())
+    advance(small_config(), learner, 2)
+    assert learner.newest is None
+
+
+def test_rows_are_kept_by_the_next_checkpoint_and_by_no_later_one(small_config, tmp_path):
+    learner, checkpointer = make_learner(small_config()), Checkpointer(tmp_path / "runs", every_steps=2, keep=2)
+    (tmp_path / "runs").write_text("in the way")  # so that the first cannot be written
+    saved = []
+    for version in range(1, 7):
+        learner.version = version
+        learner.rows.append({"step": version, "error": 0.5, "step_seconds": 1.0})
+        saved.append(checkpointer.after_step(learner, last=False).path)
+        if version == 2:
+            (tmp_path / "runs").unlink()
+    rows = [[row["step"] for row in read_rows(Path(path))] for path in saved if path is not None]
+    assert rows == [[1, 2, 3, 4], [5, 6]]
+    assert read_rows(tmp_path / "nowhere") == []
+
+
 def test_a_run_draws_nothing_from_torchs_global_generator(small_config):
     """So it needs no seed and no place in a checkpoint, in one process as on Ray."""
     learners = []
@@ -101,24 +147,27 @@ def test_saving_happens_on_time_and_at_the_end(small_config, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (lambda folder: (folder / "rows.jsonl").unlink(), "rows.jsonl: the checkpoint lacks this file"),
+        (lambda folder: list_file(folder, "published.safetensors"), "published.safetensors: the checkpoint lacks this"),
+        (lambda folder: list_file(folder, "others.safetensors"), "state.json: is damaged .*files has to list"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: the checkpoint lacks this file"),
         (lambda folder: (folder / "state.json").unlink(), "state.json: the checkpoint lacks this file"),
         (lambda folder: os.truncate(folder / "optimizer.safetensors", 100), "has 100 bytes where"),
         (lambda folder: flip(folder / "model.safetensors"), "its checksum is not the one that was written"),
-        (lambda folder: (folder / "state.json").write_text('{"format": 3, "st'), "state.json: is damaged"),
+        (lambda folder: (folder / "state.json").write_text('{"format": 4, "st'), "state.json: is damaged"),
         (lambda folder: (folder / "state.json").write_text("[]"), "state.json: is damaged"),
         (lambda folder: rewrite(folder, files={}), "state.json: is damaged .*files has to list"),
         (lambda folder: rewrite(folder, files=[1]), "state.json: is damaged .*files has to list"),
         (
-            lambda folder: rewrite(folder, files={"model.safetensors": 1, "optimizer.safetensors": 2}),
+            lambda folder: rewrite(folder, files={"model.safetensors": 1, "optimizer.safetensors": 2, "rows.jsonl": 3}),
             "size and its check",
         ),
         (lambda folder: rewrite(folder, step=-1), "state.json: is damaged .*step is -1"),
         (lambda folder: rewrite(folder, step="5"), "state.json: is damaged .*step is '5'"),
         (lambda folder: rewrite(folder, step=6), "says step 6 where model.safetensors was written with 5"),
         (lambda folder: rewrite(folder, draws_trained=8), "says draws_trained 8 where"),
-        (lambda folder: rewrite(folder, format=99), "has format 99; this version reads 3"),
-        (lambda folder: rewrite(folder, format=2), "has format 2; this version reads 3. Fix: use the version that"),
+        (lambda folder: rewrite(folder, format=99), "has format 99; this version reads 4"),
+        (lambda folder: rewrite(folder, format=3), "has format 3; this version reads 4. Fix: use the version that"),
         (lambda folder: rewrite(folder, published={}), "says published {} where model.safetensors was written with"),
         (lambda folder: rewrite(folder, published=None), "damaged .*published is None"),
         (lambda folder: rewrite(folder, published=["0"]), "damaged .*published is "),
@@ -164,6 +213,11 @@ def flip(path):
 def rewrite(folder, **changes):
     path = folder / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def list_file(folder, name):
+    files = json.loads((folder / "state.json").read_text())["files"]
+    rewrite(folder, files={**files, name: files["rows.jsonl"]})
 
 
 def drop(folder, name):
@@ -226,7 +280,7 @@ def test_what_a_crash_left_of_the_same_checkpoint_is_not_mixed_in(small_config, 
     left.mkdir()
     (left / "model.safetensors.old").write_text("half a file")
     folder = save_checkpoint(tmp_path, make_learner(small_config()), keep=1)
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 4
     assert not left.exists()
 
 
@@ -264,6 +318,7 @@ def test_no_pickle_is_written(small_config, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.safetensors",
         "optimizer.safetensors",
+        "rows.jsonl",
         "state.json",
     ]
     for path in folder.iterdir():

@@ -12,6 +12,7 @@ from tpo_dist.learner.checkpoint import list_checkpoints, load_checkpoint
 from tpo_dist.metrics import Sum
 from tpo_dist.policies.weights import export_weights
 from tpo_dist.programs import local
+from tpo_dist.programs.control import read_faults
 from tpo_dist.programs.folder import LEDGER
 from tpo_dist.programs.parts import make_learner
 from tpo_dist.programs.recorder import Recorder
@@ -81,6 +82,82 @@ def test_a_resumed_run_equals_an_uninterrupted_one(optimizer, small_config):
     assert [row["step"] for row in again.rows] == list(range(1, 21))
     assert [row["error"] for row in again.rows] == [metric.value for metric in whole]
     assert again.finish("completed")["resumed_from_step"] == 6
+
+
+@pytest.mark.parametrize("end", ["a crash", "a stop"])
+def test_a_run_resumed_between_two_publications_equals_an_uninterrupted_one(end, small_config):
+    """Steps 5 and 6 are sampled from version 4, by the resumed run as by the other."""
+    options = ("steps=10", "learner.publish_every=4", "checkpoint.every_steps=5")
+    straight, broken = create_run(small_config(*options)), create_run(small_config(*options))
+    whole = [report.metrics["error"] for report in local.train(straight)]
+    for report in local.train(broken):
+        if end == "a stop" and report.step == 5:
+            broken.stop.set()
+        if report.step == 7:
+            break
+    resumed = resume_run(str(broken.folder), (), "runs")
+    assert resumed.first_step == (6 if end == "a stop" else 5)
+    assert [report.metrics["error"] for report in local.train(resumed)] == whole[resumed.first_step :]
+    assert_equal_runs(straight, resumed)
+
+
+def rows_of(run):
+    """What `metrics.jsonl` has, less what depends on the clock."""
+    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: number for name, number in row.items() if "seconds" not in name} for row in rows]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_steps_that_were_saved_and_not_reported_have_their_rows(resumed, small_config):
+    """As where a process dies after a checkpoint: the learner, and in the other case the driver."""
+    straight, run = (create_run(small_config("steps=9", "checkpoint.every_steps=3")) for _ in range(2))
+    whole = Recorder(straight)
+    for report in local.train(straight):
+        whole.record(report)
+    whole.close()
+    recorder = Recorder(run)
+    for report in local.train(run):
+        if report.step == 7 and resumed:
+            break
+        if report.step not in (5, 6):
+            recorder.record(report)
+    recorder.close()
+    if resumed:
+        run = resume_run(str(run.folder), (), "runs")
+        again = Recorder(run)
+        for report in local.train(run):
+            again.record(report)
+        again.finish("completed")
+    assert rows_of(run) == rows_of(straight)
+    assert read_faults(run.folder) == []
+
+
+def test_the_last_step_has_its_row_though_nobody_reported_it(small_config):
+    run = create_run(small_config("steps=2", "log.tensorboard=true"))
+    recorder = Recorder(run)
+    *_, last = local.train(run)
+    assert last.step == 2
+    summary = recorder.finish("completed")
+    assert [row["step"] for row in recorder.rows] == [1, 2]
+    assert (summary["step"], summary["error"]) == (2, pytest.approx(np.mean([row["error"] for row in recorder.rows])))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("error")] == [1, 2]
+
+
+def test_steps_whose_metrics_are_gone_are_named(small_config, caplog):
+    run = create_run(small_config("steps=9", "checkpoint.every_steps=3", "checkpoint.keep=1"))
+    recorder = Recorder(run)
+    for report in local.train(run):
+        if report.step not in range(2, 7):
+            recorder.record(report)
+    recorder.finish("completed")
+    assert [row["step"] for row in recorder.rows] == [1, 4, 5, 6, 7, 8, 9]  # 4 to 6 are in the checkpoint at step 6
+    (fault,) = read_faults(run.folder)
+    assert (fault.role, fault.what, fault.step) == ("learner", "metrics lost", 3)
+    assert fault.reason == "steps 2 to 3 were trained, and the metrics went with the process that had them"
+    assert fault.reason in caplog.text
 
 
 def test_a_stop_request_ends_after_the_step_with_a_checkpoint(small_config):
@@ -195,6 +272,7 @@ REFUSED = {
     "objective.name=grpo": "objective.name = 'grpo': this run has 'tpo', and its metrics would be those of two methods",
     "learner.optimizer.name=adamw": "learner.optimizer.name = 'adamw': .* the state of another optimizer",
     "seed=3": "seed = 3: this run has 0, and its draws belong to the seed",
+    "rollout.block_size=6": "rollout.block_size = 6: this run has 4, and its ledger counts blocks of that size",
 }
 
 

@@ -136,20 +136,31 @@ def test_a_run_whose_workers_and_learner_died_is_repeated(seed, small_config):
 
 
 def test_a_resumed_run_is_repeated_in_every_part(trained):
-    run = trained("learner.publish_every=2", stop=4)  # its checkpoint is at step 3: version 3 is published out of turn
+    run = trained("learner.publish_every=2", stop=4)  # its checkpoint is at step 3: it goes on from version 2
     resumed = resume_run(str(run.folder), ("learner.optimizer.lr=1e-2", "learner.epochs=2"), "runs")
     for _ in local.train(resumed):
         pass
-    assert sorted(plan_of(run).digests) == [0, 2, 3, 4, 6]
-    assert [repeat(run, until).compared for until in (None, 2, 3, 4)] == [6, 2, 3, 4]
+    plan = plan_of(run)
+    assert sorted(plan.digests) == [0, 2, 4, 6]
+    assert {block.version for block in plan.steps[3]} == {2}
+    assert [repeat(run, until).compared for until in (None, 2, 3, 4)] == [6, 2, 2, 4]
 
     def as_before(config):
         config["learner"]["optimizer"]["lr"] = 1e-3
 
     change_config(run, as_before)
-    with pytest.raises(Diverged, match="version 4, after 4 steps, has digest .*; version 3 was the same") as caught:
+    with pytest.raises(Diverged, match="version 4, after 4 steps, has digest .*; version 2 was the same") as caught:
         repeat(run)
     assert (caught.value.step, caught.value.version) == (3, 4)
+
+
+def test_a_version_published_out_of_turn_is_compared(trained):
+    """Where it goes on with more frequent publications, one is due at once."""
+    run = trained("learner.publish_every=8", stop=4)
+    for _ in local.train(resume_run(str(run.folder), ("learner.publish_every=2",), "runs")):
+        pass
+    assert sorted(plan_of(run).digests) == [0, 3, 4, 6]
+    assert [repeat(run, until).compared for until in (None, 2, 3)] == [6, 0, 3]
 
 
 def test_a_run_begun_again_before_its_first_checkpoint_is_repeated(trained):

@@ -45,7 +45,7 @@ class TroubledRun:
                 await self._publish()
 
     async def _publish(self) -> None:
-        snapshot = self._learner.snapshot()
+        snapshot = self._learner.current()
         self._snapshots[snapshot.version] = snapshot
         await self._stream.publish(snapshot.version, snapshot.digest)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from tpo_dist.errors import UsageError
+from tpo_dist.learner.checkpoint import Checkpointer
 from tpo_dist.programs.parts import make_worker
 
 
@@ -60,6 +62,15 @@ class DyingAtLoad(Wrapped):
         super().load(snapshot)
 
 
+class StoppedAtLoad(Wrapped):
+    """Stands still while it loads its first snapshot."""
+
+    def load(self, snapshot):
+        if self.once("stopped while loading"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        super().load(snapshot)
+
+
 class DyingIdle(Wrapped):
     """Dies by itself between two blocks, while it waits."""
 
@@ -99,3 +110,24 @@ class OutOfMemory(Wrapped):
         if self.once("out of memory"):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().roll(draw_ids)
+
+
+class Mistaken(Wrapped):
+    """Its scorer finds out in the fifth step that something is not set up."""
+
+    def roll(self, draw_ids):
+        if draw_ids[0] == 100:
+            raise UsageError("task.key = None", "the judge asks for a key", "set it")
+        return super().roll(draw_ids)
+
+
+class DyingAtSaving(Checkpointer):
+    """The learner dies twice: after step 7, and once it has saved step 10, before it can report it."""
+
+    def after_step(self, learner, *, last):
+        saved = super().after_step(learner, last=last)
+        mark = self.folder / f"died at {learner.version}"
+        if learner.version in (7, 10) and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return saved

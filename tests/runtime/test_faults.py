@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 from functools import partial
@@ -14,13 +15,15 @@ from tests.programs.test_local import assert_equal_runs
 from tests.runtime import broken
 from tests.runtime.test_distributed import local_run  # noqa: F401
 from tpo_dist.audit import audit
-from tpo_dist.errors import RunFailed
+from tpo_dist.cli.execute import execute
+from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints, read_state
-from tpo_dist.programs import distributed
+from tpo_dist.programs import distributed, local
 from tpo_dist.programs.control import read_faults, read_status
 from tpo_dist.programs.distributed import launch
 from tpo_dist.programs.folder import LEDGER
-from tpo_dist.programs.run import create_run
+from tpo_dist.programs.run import Run, create_run
+from tpo_dist.runtime import sight
 from tpo_dist.runtime.placement import Need
 from tpo_dist.runtime.rollout_actor import RolloutActor
 from tpo_dist.runtime.stream_actor import StreamShell
@@ -38,8 +41,8 @@ def strike(system, what):
     """Break something of a run; the places where that shows."""
     supervisor = system.supervisor
     members = list(supervisor.fleet.members.values())
-    if what == "stream":
-        os.kill(supervisor.stream_where().pid, signal.SIGKILL)
+    if what in ("stream", "hanging stream"):
+        os.kill(supervisor.stream_where().pid, signal.SIGKILL if what == "stream" else signal.SIGSTOP)
         return ["stream"]
     if what == "learner":
         os.kill(supervisor.learner.where.pid, signal.SIGKILL)
@@ -80,6 +83,26 @@ def test_synchronous_training_comes_to_the_same_weights_whatever_dies(what, smal
     assert {fault.what for fault in faults} <= {"hung" if what == "hanging worker" else "died"}
 
 
+def test_a_stream_that_hangs_shows_its_stacks_is_killed_and_comes_back(
+    small_config,
+    local_run,  # noqa: F811
+    monkeypatch,
+    caplog,
+):
+    monkeypatch.setattr(sight, "SILENT_SECONDS", 5.0)
+    run = create_run(small_config(*RESTLESS))
+    train(run, {8: "hanging stream"})
+    assert_equal_runs(run, local_run[0])
+    assert audit(run.folder / LEDGER).complete
+    fault = read_faults(run.folder)[0]
+    assert (fault.role, fault.what) == ("stream", "hung")
+    assert fault.recovered_seconds is not None
+    assert re.search(
+        r"the stream has not answered for \d+ s, and is killed after 5 s: the stacks of process", caplog.text
+    )
+    assert "asyncio" in caplog.text  # where it waits
+
+
 def test_asynchronous_training_accounts_for_every_draw_whatever_dies(small_config):
     run = create_run(small_config(*RESTLESS, "steps=45", "stream.max_staleness=2"))
     steps, _ = train(run, {6: "worker", 13: "stream", 22: "learner", 30: "hanging worker", 37: "all workers"})
@@ -116,6 +139,17 @@ def test_a_worker_that_fails_by_itself_is_replaced(kind, small_config, local_run
     if kind is broken.Corrupted:
         assert fault.what == "refused"
         assert "digest" in fault.reason
+
+
+def test_a_worker_that_stands_still_before_its_first_block_is_replaced(small_config, monkeypatch, tmp_path):
+    """There is no lease by whose deadline it could be noticed, and nobody else to do the work."""
+    with_workers(monkeypatch, tmp_path, broken.StoppedAtLoad)
+    run = create_run(small_config("steps=3", "deadlines.block_seconds=6"))
+    train(run, {})
+    assert audit(run.folder / LEDGER).complete
+    fault = read_faults(run.folder)[0]
+    assert (fault.name, fault.what) == ("rollout-0", "hung")
+    assert re.match(r"rollout-0 has been loading its weights for .* s, longer than the 6 s it may", fault.reason)
 
 
 def test_a_slow_worker_is_left_alone(small_config, local_run, monkeypatch, tmp_path):  # noqa: F811
@@ -165,6 +199,61 @@ def test_a_scorer_that_always_fails_ends_the_run(small_config):
         train(run, {})
 
 
+def test_a_mistake_that_a_scorer_comes_upon_ends_the_run_at_once(small_config, monkeypatch, tmp_path):
+    with_workers(monkeypatch, tmp_path, broken.Mistaken)
+    run = create_run(small_config(*RESTLESS))
+    with pytest.raises(UsageError, match="^task.key = None: the judge asks for a key. Fix: set it.$"):
+        execute(run, local=False, as_json=True)
+    assert read_faults(run.folder) == []
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert (summary["status"], summary["step"]) == ("failed", 4)
+    assert summary["checkpoint"].endswith("step-00000004")
+    assert audit(run.folder / LEDGER).clean
+
+
+def test_a_learner_that_saved_between_two_publications_goes_on_from_there_and_no_row_is_missing(
+    small_config, monkeypatch
+):
+    """What was sampled from version 4 before its death still is after it."""
+    options = (*RESTLESS, "learner.publish_every=4")
+    straight = create_run(small_config(*options))
+    errors = [report.metrics["error"].value for report in local.train(straight)]
+    config = small_config(*options)
+    saving = property(lambda run: broken.DyingAtSaving(run.folder / "checkpoints", every_steps=5, keep=2))
+    monkeypatch.setattr(Run, "checkpointer", saving)
+    run = create_run(config)
+    assert execute(run, local=False, as_json=True) == 0
+    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert [row["error"] for row in rows] == errors
+    assert "learner_idle_share" in rows[9]
+    assert_equal_runs(run, straight)
+    assert audit(run.folder / LEDGER).complete
+    assert [(fault.role, fault.what) for fault in read_faults(run.folder)] == 2 * [("learner", "died")]
+
+
+def test_a_learner_that_comes_back_where_the_run_s_folder_is_not_does_not_begin_at_step_0(small_config):
+    """As on another node without a shared disk: there is no such folder, or it is not the driver's."""
+    run = create_run(small_config(*RESTLESS, "steps=1000"))
+    steps = []
+    reason = f"does not see the run's folder {run.folder} as the driver has it"
+
+    def train():
+        with launch(run) as system:
+            for report in system.train(1000):
+                steps.append(report.step)
+                if report.step == 8:
+                    [sign] = run.folder.glob(".driver-*")
+                    sign.unlink()
+                    strike(system, "learner")
+
+    with pytest.raises(UsageError, match=reason):
+        train()
+    assert steps == sorted(steps)
+    assert [fault.name for fault in read_faults(run.folder)] == ["learner"]
+    assert audit(run.folder / LEDGER).clean
+
+
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(small_config, local_run):  # noqa: F811
     run = create_run(small_config("checkpoint.every_steps=5", "checkpoint.keep=1", "rollout.workers=2"))
     disk = run.folder / "checkpoints"
@@ -201,7 +290,7 @@ def test_a_wait_for_a_snapshot_says_who_owes_it(tmp_path):
     async def scenario():
         shell = StreamShell(lambda: GroupStream(blocks_per_step=1, block_size=1, steps=1), tmp_path)
         with pytest.raises(DeadlineExceeded, match="waited 0.05 s for a snapshot, which the learner owes"):
-            await shell.newest(0.05)
+            await shell.newest("rollout-0", 0.05)
 
     asyncio.run(scenario())
 

@@ -25,9 +25,9 @@ def shell(tmp_path):
     return StreamShell(lambda: GroupStream(blocks_per_step=2, block_size=1, steps=2, max_staleness=1), tmp_path)
 
 
-async def turn(stream, loaded, delivery=None, large=()):
-    """What worker a gets: its lease and the snapshot that it is sent."""
-    answer = await stream.turn(pack(Turn("a", loaded, delivery, 1.0)), list(large))
+async def turn(stream, loaded, *deliveries, parcel=(), most=1):
+    """What worker a gets: its leases and the snapshot that it is sent."""
+    answer = await stream.turn(pack(Turn("a", loaded, deliveries, most, 1.0)), list(parcel))
     return (unpack(answer[0]), answer[1:]) if answer else None
 
 
@@ -35,17 +35,30 @@ def test_a_snapshot_is_sent_only_to_a_worker_that_has_another(tmp_path):
     async def scenario():
         stream = shell(tmp_path)
         await stream.advance(None, 0, "d0", ["weights 0"])
-        lease, sent = await turn(stream, (-1, ""))
+        (lease,), sent = await turn(stream, (-1, ""))
         assert sent == ["weights 0"]
-        lease, sent = await turn(stream, (0, "d0"), Delivery(lease, GOOD, b"block 0"))
+        (lease,), sent = await turn(stream, (0, "d0"), Delivery(lease, GOOD, b"block 0"))
         assert (lease.block, sent) == (1, [])
-        lease, sent = await turn(stream, (0, "d1"), Delivery(lease, GOOD, b"block 1"))
+        (lease,), sent = await turn(stream, (0, "d1"), Delivery(lease, GOOD, b"block 1"))
         assert sent == ["weights 0"]
         taken, _ = await stream.take(0, 1.0, 0, "d0", ["weights 0"])
         assert taken.payloads == [b"block 0", b"block 1"]
         await stream.advance(0, 1, "d0", ["weights 1"])  # the same weights, as another version
-        lease, sent = await turn(stream, (0, "d0"), Delivery(lease, GOOD, b"block 2"))
+        (lease,), sent = await turn(stream, (0, "d0"), Delivery(lease, GOOD, b"block 2"))
         assert (lease.version, sent) == (1, ["weights 1"])
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_goes_on_with_blocks_of_the_snapshot_that_it_has_though_there_is_a_newer_one(tmp_path):
+    async def scenario():
+        stream = shell(tmp_path)
+        await stream.advance(None, 0, "d0", ["weights 0"])
+        leases, _ = await turn(stream, (0, "d0"), most=2)
+        await stream.advance(None, 1, "d1", ["weights 1"])
+        assert await turn(stream, (0, "d0"), Delivery(leases[0], GOOD, b"block 0"), most=2) == (leases[1:], [])
+        again, sent = await turn(stream, (-1, ""), most=2)
+        assert ([(lease.block, lease.version) for lease in again], sent) == ([(1, 1), (2, 1)], ["weights 1"])
 
     asyncio.run(scenario())
 
@@ -54,11 +67,13 @@ def test_only_a_reference_ties_a_block_to_its_worker(tmp_path):
     async def scenario():
         stream = shell(tmp_path)
         await stream.advance(None, 0, "d0", ["weights 0"])
-        lease, _ = await turn(stream, (0, "d0"))
-        lease, _ = await turn(stream, (0, "d0"), Delivery(lease, GOOD, b"by value"))
-        await turn(stream, (0, "d0"), Delivery(lease, GOOD, None), ["a reference"])
+        (lease,), _ = await turn(stream, (0, "d0"))
+        by_value = Delivery(lease, GOOD, b"by value")
+        leases, _ = await turn(stream, (0, "d0"), by_value, most=2)
+        await turn(stream, (0, "d0"), Delivery(leases[0], GOOD, place=0), parcel=["a reference"])
         assert (await stream.look())[2] == {"a": [1]}
-        assert await stream.lost("a", "killed") == [1, 2]
+        taken, _ = await stream.take(0, 1.0, 0, "d0", ["weights 0"])
+        assert taken.payloads == [b"by value", ["a reference", 0]]
 
     asyncio.run(scenario())
 
@@ -82,34 +97,36 @@ def test_packed_groups_arrive_whole_and_read_only():
 
 @ray.remote(num_cpus=0)
 class Maker:
-    """Makes a block that lives with it."""
+    """Makes a parcel that lives with it."""
 
     def make(self):
-        return [ray.put(make_groups(count=2))]
+        return [ray.put([make_groups(count=2), make_groups(count=6)])]
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_small_groups_travel_by_value_and_large_ones_by_reference():
-    lease = object()
+def test_small_groups_travel_by_value_and_large_ones_in_one_parcel():
+    lease, parcel = object(), []
     small, large = make_groups(count=2), make_groups(count=300, size=32)
     assert small.nbytes <= SMALL_BYTES < large.nbytes
-    delivery, references = deliver(lease, Rolled(groups=small, failures=()), 0.0, 0.0)
-    assert (len(unpack(delivery.small)), references) == (2, [])
-    delivery, references = deliver(lease, Rolled(groups=large, failures=()), 0.0, 0.0)
-    assert delivery.small is None
-    assert [len(block) for block in fetch([references], 30.0)] == [300]
+    made = [Rolled(groups=groups) for groups in (large, small, None, large)]
+    deliveries = [deliver(lease, rolled, GOOD, parcel) for rolled in made]
+    assert [each.place for each in deliveries] == [0, None, None, 1]
+    assert [each.small is not None for each in deliveries] == [False, True, False, False]
+    assert len(unpack(deliveries[1].small)) == 2
+    assert parcel == [large, large]
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_learner_gets_groups_in_order_and_knows_which_are_lost():
     maker = Maker.remote()
-    lost = ray.get(maker.make.remote())
-    payloads = [[ray.put(make_groups(count=3))], pack(make_groups(count=4)), lost, [ray.put(make_groups(count=5))]]
-    assert [len(block) for block in fetch(payloads, 30.0)] == [3, 4, 2, 5]
-    payloads[2] = ray.get(maker.make.remote())
+    (lost,) = ray.get(maker.make.remote())
+    here = ray.put([make_groups(count=3), make_groups(count=5)])
+    payloads = [[here, 0], pack(make_groups(count=4)), [lost, 1], [lost, 0], [here, 1]]
+    assert [len(block) for block in fetch(payloads, 30.0)] == [3, 4, 6, 2, 5]
+    (payloads[2][0],) = ray.get(maker.make.remote())
+    payloads[3][0] = payloads[2][0]
     ray.kill(maker)
     wait_for(lambda: isinstance(fetch(payloads, 30.0)[2], RayError), "the block to go with its maker")
     found = fetch(payloads, 30.0)
-    assert [len(found[index]) for index in (0, 1, 3)] == [3, 4, 5]
+    assert isinstance(found[3], RayError)
+    assert [len(found[index]) for index in (0, 1, 4)] == [3, 4, 5]

@@ -39,13 +39,13 @@ def shell(folder):
     return StreamShell(lambda: GroupStream(blocks_per_step=1, block_size=4, steps=3), folder)
 
 
-def ask(worker, delivery=None):
-    return pack(Turn(worker, (-1, ""), delivery, 0.05))
+def ask(worker, *deliveries):
+    return pack(Turn(worker, (-1, ""), deliveries, 1, 0.05))
 
 
 def test_for_a_snapshot(tmp_path, caplog):
     with pytest.raises(DeadlineExceeded, match="^waited 0.05 s for a snapshot, which the learner owes$"):
-        asyncio.run(shell(tmp_path).newest(0.05))
+        asyncio.run(shell(tmp_path).newest("rollout-0", 0.05))
     assert "waiting for 0.04 s of 0.05 s for a snapshot, which the learner owes" in caplog.text
 
 
@@ -54,8 +54,9 @@ def test_for_a_lease(tmp_path, caplog):
         stream = shell(tmp_path)
         await stream.advance(None, 0, "digest", ["snapshot"])
         answer = await stream.turn(ask("rollout-0"), [])
-        assert unpack(answer[0]).block == 0
-        done = Delivery(unpack(answer[0]), BlockSummary(groups=4), b"groups")
+        (lease,) = unpack(answer[0])
+        assert lease.block == 0
+        done = Delivery(lease, BlockSummary(groups=4), b"groups")
         await stream.turn(ask("rollout-0", done), [])
 
     owed = "version 1, which the learner owes; block 1 of step 1 is sampled from it"

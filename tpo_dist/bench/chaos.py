@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from tpo_dist.audit import audit
 from tpo_dist.config import RunConfig
-from tpo_dist.learner.checkpoint import MODEL, list_checkpoints
+from tpo_dist.learner.checkpoint import list_checkpoints
+from tpo_dist.learner.checkpoint_state import MODEL
 from tpo_dist.programs import local
 from tpo_dist.programs.control import Fault, read_faults
 from tpo_dist.programs.distributed import System, launch

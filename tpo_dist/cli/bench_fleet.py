@@ -70,8 +70,9 @@ def stream(
     """Groups per second from workers to learner, ledger included, and bandwidth beside Ray's own put and get.
 
     JSON keys: groups_per_second (groups of 1 KB), bandwidth_ratio (groups of 1 MB, over the bandwidth of ray.put and
-    ray.get of the same blocks between as many processes), stream_megabytes_per_second, ray_megabytes_per_second,
-    block_size, workers, rounds, steps (of a turn), by_block_size (the first four, for each size).
+    ray.get of the same blocks, each an object, between as many processes), stream_megabytes_per_second,
+    ray_megabytes_per_second, block_size, workers, rounds, steps (of a turn), by_block_size (the first four, for each
+    size).
     """
     from tpo_dist.bench.stream_rate import bench_stream
     from tpo_dist.errors import UsageError

@@ -31,18 +31,22 @@ def ledger(
     JSON: an object with the keys clean, complete, block_size, steps, blocks and draws (numbers by state: queued, in
     flight, ready, taken, trained, failed), failures (draws by cause), gaps, duplicates (draws), problems, waiting
     (block, state, worker, attempts, seconds), attempts (blocks by number of leases), sessions, rollbacks,
-    stream_starts. With --draw: draw, block, events (at, kind, step, version, worker, detail).
+    stream_starts. With --draw: draw, block, state, cause (of a failure), events of its block (at, kind, step, version,
+    worker, detail).
     Exit code: 0 clean (each draw is in exactly one state), 1 not clean, 2 there is no such run or ledger.
     """
-    from tpo_dist.audit import audit, story
+    from tpo_dist.audit import audit, outcome, story
 
     path = find_run(run, runs_dir, "ledger") / LEDGER
     if draw is not None:
         block, rows = story(path, draw)
+        state, cause = outcome(draw, rows)
         if as_json:
-            print(json.dumps({"draw": draw, "block": block, "events": [_event(row) for row in rows]}))
+            events = [_event(draw, row) for row in rows]
+            print(json.dumps({"draw": draw, "block": block, "state": state, "cause": cause, "events": events}))
         else:
             _tell(draw, block, rows)
+            print(f"draw {draw}: {state}" + (f", {cause}" if cause is not None else ""))
         return
     found = audit(path)
     if as_json:
@@ -75,10 +79,11 @@ def _lines(found: "Audit") -> Iterator[tuple[str, str]]:
     if found.rollbacks:
         yield "went back", "; ".join(f"to step {each['step']}, {_time(each['at'])}" for each in found.rollbacks)
     for wait in found.waiting[:_SHOWN]:
-        who = f", {wait.worker}" if wait.worker is not None else ""
-        yield "waits for", f"block {wait.block}: {wait.state}{who}, for {wait.seconds:.1f} s"
+        by = f", made by {wait.worker}; the learner takes it next"
+        who = f", with {wait.worker}" if wait.state == "in flight" else by if wait.state in ("ready", "taken") else ""
+        yield "under way", f"block {wait.block}: {wait.state} for {wait.seconds:.1f} s{who}"
     if len(found.waiting) > _SHOWN:
-        yield "", f"and {len(found.waiting) - _SHOWN} more blocks"
+        yield "", f"and more blocks, {len(found.waiting) - _SHOWN} of them"
     for name, draws in (("gaps", found.gaps), ("twice", found.duplicates)):
         if draws:
             more = f" and {len(draws) - _SHOWN} more" if len(draws) > _SHOWN else ""
@@ -89,20 +94,25 @@ def _lines(found: "Audit") -> Iterator[tuple[str, str]]:
 
 
 def _tell(draw: int, block: int, rows: "list[Row]") -> None:
-    print(f"draw {draw}, in block {block}")
+    print(f"draw {draw}, in block {block}, to which this happened:")
     for row in rows:
-        told = {name: value for name, value in _event(row).items() if value is not None and name not in ("at", "kind")}
+        fields = {name: value for name, value in _event(draw, row).items() if name not in ("at", "kind")}
+        told = {name: value for name, value in fields.items() if value is not None}
         said = "  ".join(
             f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in told.items()
         )
         print(f"{_time(row.at)}  {row.event.kind:14}  {said}".rstrip())
 
 
-def _event(row: "Row") -> dict[str, Any]:
+def _event(draw: int, row: "Row") -> dict[str, Any]:
+    """Of the failures in a block, only that of the draw."""
     event, detail = row.event, row.event.detail
     if event.kind == "session":
         detail = None  # the whole configuration
     told = json.loads(detail) if detail and event.kind in ("leased", "ready", "failed", "rolled_back") else detail
+    if isinstance(told, dict) and "failures" in told:
+        own = [each[1:] for each in told.pop("failures") if each[0] == draw]
+        told |= {"failure": own[0]} if own else {}
     fields = {"step": event.step, "version": event.version, "worker": event.worker, "detail": told}
     return {"at": row.at, "kind": event.kind, **fields}
 

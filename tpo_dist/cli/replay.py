@@ -56,7 +56,7 @@ def replay(
 
 def _repeat(again: "Replay", folder: Path, *, quiet: bool) -> tuple[int, dict[str, Any]]:
     """The exit code, and what came of it."""
-    from tpo_dist.programs.recorder import as_row
+    from tpo_dist.metrics import as_row
     from tpo_dist.programs.replay import Diverged
 
     code, step, reason, divergence = 0, 0, None, None
@@ -65,7 +65,7 @@ def _repeat(again: "Replay", folder: Path, *, quiet: bool) -> tuple[int, dict[st
         try:
             for report in again.train():
                 step = report.step
-                file.write(json.dumps(as_row(report)) + "\n")
+                file.write(json.dumps(as_row(report.step, report.metrics, report.seconds)) + "\n")
                 file.flush()
                 if not quiet and time.monotonic() >= due:
                     due = time.monotonic() + _LINE_EVERY_SECONDS

@@ -224,6 +224,9 @@ def _rest(status: "Status") -> Table:
     rare = {"queued again": stream.queued, "reissued so far": stream.reissued, "dropped for age": stream.dropped}
     counts |= {name: number for name, number in rare.items() if number}
     grid.add_row("blocks", ", ".join(f"{number} {name}" for name, number in counts.items()))
+    if stream.failed_groups:
+        causes = ", ".join(f"{number} {cause}" for cause, number in sorted(stream.failed_groups.items()))
+        grid.add_row("not scored", Text(f"groups: {causes}"))
     if stream.groups_per_second is not None:
         idle = "" if stream.workers_idle is None else f", workers idle {stream.workers_idle:.0%} of their time"
         grid.add_row("pace", f"{stream.groups_per_second:.1f} groups per second{idle}")

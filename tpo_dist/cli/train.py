@@ -20,8 +20,8 @@ and the learning curve. Ctrl-C ends it after the current step, with a checkpoint
 
 --resume goes on from the newest checkpoint; a start that fails changes nothing. Overrides may change how it goes on
 (steps, learning rate, workers, options of the objective …), and a line `changed: KEY OLD -> NEW` tells each; what would
-make it another run (task, policy, objective.name, rollout.candidates, learner.optimizer.name, seed) is refused. A run
-that another process trains is refused too: its folder holds run.lock.
+make it another run (task, policy, objective.name, rollout.candidates, rollout.block_size, learner.optimizer.name, seed)
+is refused. A run that another process trains is refused too: its folder holds run.lock.
 
 --dry-run prints the resolved configuration, and on standard error what it takes of this machine.
 

@@ -1,9 +1,10 @@
 """What a learner needs to go on, on disk: written whole or not at all, checked before it is used, never a pickle.
 
-A checkpoint is a folder with `model.safetensors`, `optimizer.safetensors` and `state.json` (counters, the digests of
-published versions, which blocks of the stream are settled, and size and checksum of the other two files). All but the
-latter also stands in the header of the model, under its checksum. There is no random state: every random number is a
-function of the seed and the number of its draw.
+A checkpoint is a folder with `model.safetensors`, `optimizer.safetensors`, `rows.jsonl` (what was reported of the steps
+since the checkpoint before) and `state.json` (counters, the digests of published versions, which blocks of the stream
+are settled, and size and checksum of the other files). Between two publications there is also `published.safetensors`,
+the snapshot that workers sample from. All of the state but the checksums also stands in the header of the model, under
+its checksum. There is no random state: every random number is a function of the seed and the number of its draw.
 """
 
 import hashlib
@@ -15,22 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tpo_dist.errors import RunFailed, UsageError
+from tpo_dist.learner.checkpoint_state import COUNTERS, MODEL, OPTIMIZER, PUBLISHED, ROWS, check_state
 from tpo_dist.learner.learner import Learner
 from tpo_dist.policies.contract import Policy
 from tpo_dist.policies.weights import import_weights, to_array
-from tpo_dist.records import weights_digest
+from tpo_dist.records import Snapshot, weights_digest
 
-FORMAT = 3
-MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+FORMAT = 4
+_STATE = "state.json"
 _PREFIX = "step-"
-_COUNTERS = ("step", "draws_trained")
 _AGAIN = "start the run again"
-_HEADER = (*_COUNTERS, "published", "settled")
+_HEADER = (*COUNTERS, "published", "settled")
 
 
 def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
@@ -52,12 +54,12 @@ def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
         }
         weights = {name: p.detach().contiguous() for name, p in learner.policy.published_parameters().items()}
         _save(weights, temporary / MODEL, {name: _text(value) for name, value in header.items()})
-        _save(_optimizer_tensors(learner), temporary / _OPTIMIZER)
-        state = {
-            "format": FORMAT,
-            **header,
-            "files": {name: _fingerprint(temporary / name) for name in (MODEL, _OPTIMIZER)},
-        }
+        _save(_optimizer_tensors(learner), temporary / OPTIMIZER)
+        (temporary / ROWS).write_text("".join(json.dumps(row) + "\n" for row in learner.rows), encoding="utf-8")
+        if learner.standing is not None:
+            _save({name: torch.tensor(array) for name, array in learner.standing.arrays.items()}, temporary / PUBLISHED)
+        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+        state = {"format": FORMAT, **header, "files": files}
         (temporary / _STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
@@ -106,7 +108,9 @@ class Checkpointer:
         if not last and learner.version % self.every_steps:
             return Saved()
         try:
-            return Saved(path=str(save_checkpoint(self.folder, learner, self.keep)))
+            path = save_checkpoint(self.folder, learner, self.keep)
+            learner.rows.clear()
+            return Saved(path=str(path))
         except OSError as error:
             problem = f"no checkpoint could be written to {self.folder} ({error.strerror or error})"
         if not last:
@@ -134,7 +138,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         written = int(state["format"])
         if written == FORMAT:
-            _check_state(state)
+            check_state(state)
     except FileNotFoundError:
         raise UsageError(str(path), "the checkpoint lacks this file", _remedy(checkpoint)) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -147,42 +151,6 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         _check_file(checkpoint, name, expected)
     _check_header(checkpoint, state)
     return state
-
-
-def _check_state(state: dict[str, Any]) -> None:
-    """Raises ValueError, KeyError or TypeError where it is not what `save_checkpoint` writes."""
-    for name in _COUNTERS:
-        if type(state[name]) is not int or state[name] < 0:
-            raise ValueError(f"{name} is {state[name]!r}, not a number of 0 or more")
-    _check_published(state["published"], state["step"])
-    _check_settled(state["settled"])
-    if not isinstance(state["files"], dict) or state["files"].keys() != {MODEL, _OPTIMIZER}:
-        raise ValueError(f"files has to list {MODEL} and {_OPTIMIZER}")
-    for name, expected in state["files"].items():
-        if not isinstance(expected, dict) or expected.keys() != {"bytes", "blake2b"}:
-            raise ValueError(f"{name} has to have its size and its checksum")
-
-
-def _check_published(published: Any, step: int) -> None:
-    if not isinstance(published, dict):
-        raise ValueError(f"published is {published!r}, not a digest for each version")
-    for version, digest in published.items():
-        if not re.fullmatch(r"0|[1-9]\d*", version, re.ASCII) or int(version) > step:
-            raise ValueError(f"published holds version {version!r}, and the step is {step}")
-        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{32}", digest):
-            raise ValueError(f"published holds {digest!r} for version {version}, not 32 hexadecimal digits")
-
-
-def _check_settled(settled: Any) -> None:
-    if not isinstance(settled, dict) or settled.keys() != {"below", "beyond"}:
-        raise ValueError(f"settled is {settled!r}, not an object with below and beyond")
-    below, beyond = settled["below"], settled["beyond"]
-    if type(below) is not int or below < 0:
-        raise ValueError(f"settled.below is {below!r}, not a number of 0 or more")
-    if not isinstance(beyond, list) or any(type(block) is not int for block in beyond):
-        raise ValueError(f"settled.beyond is {beyond!r}, not a list of numbers")
-    if beyond != sorted({block for block in beyond if block >= below}):
-        raise ValueError(f"settled.beyond is {beyond}, not rising numbers from {below} on")
 
 
 def _check_file(checkpoint: Path, name: str, expected: dict[str, Any]) -> None:
@@ -212,10 +180,23 @@ def _check_header(checkpoint: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(checkpoint: Path, learner: Learner) -> None:
     """Put a learner into the state that was saved. Raises UsageError for a damaged one, or one of another model."""
     state = load_weights(checkpoint, learner.policy)
-    _load_optimizer(learner, _tensors(checkpoint, _OPTIMIZER), checkpoint)
+    standing = _tensors(checkpoint, PUBLISHED) if PUBLISHED in state["files"] else None
+    _load_optimizer(learner, _tensors(checkpoint, OPTIMIZER), checkpoint)
     learner.version, learner.draws_trained = state["step"], state["draws_trained"]
     learner.published = {int(version): digest for version, digest in state["published"].items()}
     learner.settled = state["settled"]
+    learner.newest = None
+    if standing is not None:
+        version, arrays = max(learner.published), {name: tensor.numpy() for name, tensor in standing.items()}
+        learner.newest = Snapshot(version=version, arrays=arrays, digest=learner.published[version])
+
+
+def read_rows(checkpoint: Path) -> list[Any]:
+    """What was reported of the last steps before it, one row each; none where that cannot be read."""
+    try:
+        return [json.loads(line) for line in (checkpoint / ROWS).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError):
+        return []
 
 
 def load_weights(checkpoint: Path, policy: Policy) -> dict[str, Any]:
@@ -268,7 +249,7 @@ def _load_optimizer(learner: Learner, saved: dict[str, Tensor], checkpoint: Path
         side = "lacks" if name not in saved else "holds" if name not in kept else "has another shape of"
         reason = f"{side} {name!r}: it is the state of another optimizer"
         fix = "resume with the optimizer that the run was started with"
-        raise UsageError(str(checkpoint / _OPTIMIZER), reason, fix)
+        raise UsageError(str(checkpoint / OPTIMIZER), reason, fix)
     for parameter, name in _names(learner).items():
         for key, value in learner.optimizer.state[parameter].items():
             value.copy_(saved[f"optimizer/{name}/{key}"])

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from tpo_dist.policies.contract import Policy
 from tpo_dist.policies.weights import export_weights
 from tpo_dist.records import ScoredGroups, Snapshot, weights_digest
 
+_ROWS = 1_000  # steps; more than that only where checkpoints are rare, or cannot be written
 _log = logging.getLogger(__name__)
 
 _DISTORTING = 0.1
@@ -60,6 +62,10 @@ class Learner:
         self.settled: dict[str, Any] = {"below": 0, "beyond": []}
         """Blocks of the stream that are trained or failed as of this version: all below a number, and some beyond it.
         The program sets it before it saves; a checkpoint keeps it."""
+        self.rows: deque[dict[str, float]] = deque(maxlen=_ROWS)
+        """What the program writes down of the steps since the newest checkpoint; the next one keeps it."""
+        self.newest: Snapshot | None = None
+        """The newest snapshot, where steps without one follow; else nobody asks for it again, and it is None."""
         self._rate = LearningRate(config.optimizer.lr, config.schedule, steps)
         self._epochs = config.epochs or objective.epochs
         self._limits = config.micro_batch_candidates, config.micro_batch_tokens
@@ -169,7 +175,21 @@ class Learner:
         self.published = {v: known for v, known in self.published.items() if self._publication(v) >= oldest}
         probe = self.policy.probe()
         tokens, logps = (None, None) if probe is None else (probe[0].numpy().astype(np.int32), probe[1].numpy())
-        return Snapshot(version=self.version, arrays=arrays, digest=digest, probe_tokens=tokens, probe_logps=logps)
+        snapshot = Snapshot(version=self.version, arrays=arrays, digest=digest, probe_tokens=tokens, probe_logps=logps)
+        self.newest = snapshot if self._publish_every > 1 else None
+        return snapshot
+
+    @property
+    def standing(self) -> Snapshot | None:
+        """An older snapshot that rollout workers sample from at this version, as the next is not due; None without."""
+        newest = self.newest
+        if newest is None or newest.version == self.version:
+            return None
+        return newest if self._publication(newest.version) == self._publication(self.version) else None
+
+    def current(self) -> Snapshot:
+        """What rollout workers sample from at this version: the snapshot that stands, or one of these weights."""
+        return self.standing or self.snapshot()
 
     def refusal(self, record: ScoredGroups) -> str | None:
         """Why groups are not accepted: other weights sampled them than those published under their version, or it is

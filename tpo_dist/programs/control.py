@@ -70,6 +70,8 @@ class StreamStatus(_Message):
     failed: Count
     reissued: Count = 0
     dropped: Count = 0
+    failed_groups: dict[str, int] = {}
+    """By cause."""
     groups_per_second: float | None = None
     workers_idle: float | None = None
     """Share of the workers' time, 0 to 1."""

@@ -17,7 +17,7 @@ from tpo_dist.learner.checkpoint import list_checkpoints
 from tpo_dist.programs.accounts import begin_ledger, open_stream
 from tpo_dist.programs.desk import FolderDesk
 from tpo_dist.programs.evaluating import make_evaluator
-from tpo_dist.programs.folder import note_evaluation
+from tpo_dist.programs.folder import note_evaluation, sign_in
 from tpo_dist.programs.needs import first_workers, needs_of
 from tpo_dist.programs.parts import block_size, blocks_per_step, concurrency, make_learner, make_worker, streams
 from tpo_dist.programs.run import Run, StepReport
@@ -64,17 +64,18 @@ def launch(run: Run) -> Iterator[System]:
     with cluster(config.cluster, waits.connect_seconds):
         growing = not started_here(config.cluster)
         check_room(needs_of(config), config.cluster.placement, waits.place_seconds, can_grow=growing)
-        supervisor = _start(run)
-        evaluator = _evaluate_beside(run, supervisor)
-        try:
-            yield System(supervisor)
-            if evaluator is not None and not run.stop.is_set():
-                supervisor.close_stream()
-                evaluator.finish(waits.block_seconds)
-        finally:
-            if evaluator is not None:
-                evaluator.close()
-            supervisor.end()
+        with sign_in(run.folder) as sign:
+            supervisor = _start(run, sign)
+            evaluator = _evaluate_beside(run, supervisor)
+            try:
+                yield System(supervisor)
+                if evaluator is not None and not run.stop.is_set():
+                    supervisor.close_stream()
+                    evaluator.finish(waits.block_seconds)
+            finally:
+                if evaluator is not None:
+                    evaluator.close()
+                supervisor.end()
 
 
 def _evaluate_beside(run: Run, supervisor: Supervisor) -> EvaluationSeat | None:
@@ -93,16 +94,16 @@ def _evaluate_beside(run: Run, supervisor: Supervisor) -> EvaluationSeat | None:
     return seat
 
 
-def _start(run: Run) -> Supervisor:
+def _start(run: Run, sign: Path) -> Supervisor:
     config, waits = run.config, run.config.deadlines
-    learner = LearnerSeat(partial(_make_learner, run), partial(_newest_checkpoint, run), waits.groups_seconds)
+    learner = LearnerSeat(partial(_make_learner, run, sign), partial(_newest_checkpoint, run), waits.groups_seconds)
     fleet = Fleet(partial(_make_worker, config), waits.update_seconds)
     try:
         starting = {learner.start(): "learner"}
         fleet.resize(first_workers(config))
         starting |= {member.ending: member.name for member in fleet.members.values()}
         await_all(starting, waits.place_seconds + waits.start_seconds)
-        # Only now is anything written: a start that fails leaves the folder as it was.
+        # Only now is anything written to stay: a start that fails leaves the folder as it was.
         return _supervise(run, learner, fleet)
     except BaseException:
         learner.close()
@@ -132,11 +133,13 @@ def _supervise(run: Run, learner: LearnerSeat, fleet: Fleet) -> Supervisor:
     return supervisor
 
 
-def _make_learner(run: Run, checkpoint: Path | None) -> Any:
+def _make_learner(run: Run, sign: Path, checkpoint: Path | None) -> Any:
     config = run.config.learner
     options = Need(config.cpus, config.gpus).options(config.threads, run.config.cluster.placement)
+    if config.node == "driver":
+        options["scheduling_strategy"] = on_this_node()
     make = partial(make_learner, run.config)
-    return LearnerActor.options(**options).remote(config.threads, make, run.checkpointer, checkpoint)
+    return LearnerActor.options(**options).remote(config.threads, make, run.checkpointer, checkpoint, sign)
 
 
 def _make_worker(config: RunConfig, name: str) -> Any:

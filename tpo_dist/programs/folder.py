@@ -3,7 +3,9 @@
 import json
 import math
 import os
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tpo_dist.errors import UsageError
@@ -11,6 +13,7 @@ from tpo_dist.metrics import Metrics, values
 
 LEDGER = "ledger.db"
 """The ledger of a run, in its folder."""
+_SIGN = ".driver-"
 
 EVALUATIONS = "evaluations.jsonl"
 """Scores on held-out questions, one line for each snapshot that was evaluated."""
@@ -52,3 +55,25 @@ def note_evaluation(folder: Path, version: int, metrics: Metrics) -> None:
     numbers = {name: number for name, number in values(metrics).items() if math.isfinite(number)}
     with (folder / EVALUATIONS).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"step": version, **numbers}) + "\n")
+
+
+@contextmanager
+def sign_in(folder: Path) -> Iterator[Path]:
+    """Inside, the folder holds a file of a name that was never used: who finds it looks into this folder, not a copy.
+
+    To be called with the lock held. Raises UsageError where the folder cannot be written.
+    """
+    path = folder / f"{_SIGN}{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{_SIGN}*"):  # of a driver that was killed
+            left.unlink()
+        path.touch()
+    except OSError as error:
+        fix = "make room there, or give a folder that can be written"
+        raise UsageError(str(folder), f"cannot be written ({error.strerror})", fix) from None
+    try:
+        yield path
+    finally:
+        with suppress(OSError):
+            path.unlink()

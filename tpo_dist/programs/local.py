@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from tpo_dist.learner.checkpoint import load_checkpoint
-from tpo_dist.metrics import Sum
+from tpo_dist.metrics import Sum, as_row
 from tpo_dist.process import keep_freed_memory
 from tpo_dist.programs.accounts import begin_ledger, open_stream
 from tpo_dist.programs.evaluating import make_evaluator
@@ -41,7 +41,7 @@ def train(run: Run) -> Iterator[StepReport]:
 
             # The learner publishes frozen weights; the worker takes them over.
             if worker.version is None or learner.publishes(step):
-                snapshot = learner.snapshot()
+                snapshot = learner.current()
                 worker.load(snapshot)
                 runner.run(stream.publish(snapshot.version, snapshot.digest))
                 if evaluator is not None and every and step % every == 0:
@@ -68,6 +68,7 @@ def train(run: Run) -> Iterator[StepReport]:
             learner.settled = taken.settled.to_json()
 
             last = run.stop.is_set() or learner.version == config.steps
+            learner.rows.append(as_row(learner.version, metrics, time.perf_counter() - started))
             saved = run.checkpointer.after_step(learner, last=last)
             seconds = time.perf_counter() - started
             yield StepReport(learner.version, metrics, seconds, saved.path, saved.problem)

@@ -1,16 +1,20 @@
 """What a run writes while it runs: metrics line by line, TensorBoard events, a summary and the learning curve."""
 
 import json
-import math
+import logging
 import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import numpy as np
 
 from tpo_dist.errors import UsageError
-from tpo_dist.learner.checkpoint import list_checkpoints
-from tpo_dist.metrics import Histogram, values
+from tpo_dist.learner.checkpoint import list_checkpoints, read_rows
+from tpo_dist.metrics import Histogram, Metrics, as_row
+from tpo_dist.programs.control import Fault, FaultLog
 from tpo_dist.programs.folder import write_whole
 from tpo_dist.programs.plot import plot_learning_curve
 from tpo_dist.programs.run import Run, StepReport, write_config
@@ -18,12 +22,14 @@ from tpo_dist.programs.run import Run, StepReport, write_config
 Status = Literal["running", "completed", "interrupted", "failed"]
 LAST_STEPS = 20
 """`error` and `reward` of the summary are means over this many last steps."""
+_log = logging.getLogger(__name__)
 
 
 class Recorder:
     """Writes the records of one run.
 
-    A resumed run keeps what it has on disk until its first new step is done: a start that fails changes nothing.
+    A resumed run keeps what it has on disk until its first new step is done: a start that fails changes nothing. A step
+    that is in a checkpoint and was not reported, as a process died in between, has its row from the checkpoint.
     """
 
     def __init__(self, run: Run) -> None:
@@ -56,13 +62,41 @@ class Recorder:
         file = self._file or self._begin()
         if report.step <= self._last:
             file = self._go_back(report.step - 1)
-        row = as_row(report)
-        self._last = report.step
+        self._catch_up(file, report.step - 1)
+        row = as_row(report.step, report.metrics, report.seconds)
+        self._write(file, row, report.metrics)
+        return row
+
+    def _write(self, file: TextIO, row: Mapping[str, float], metrics: Metrics) -> None:
+        self._last = int(row["step"])
         file.write(json.dumps(row) + "\n")
         file.flush()
         if self._board is not None:
-            self._board.write(report)
-        return row
+            self._board.write(row, metrics)
+
+    def _catch_up(self, file: TextIO, step: int) -> None:
+        """Rows up to that step that were never reported, from the checkpoints; a line in faults.jsonl for others."""
+        if step <= self._last:
+            return
+        kept = [row for path in list_checkpoints(self._run.checkpointer.folder) for row in read_rows(path)]
+        known = {row["step"]: row for row in kept if _is_row(row)}
+        missing = [number for number in range(self._last + 1, step + 1) if number not in known]
+        for number in range(self._last + 1, step + 1):
+            if number in known:
+                self._write(file, known[number], {})
+        self._last = step
+        if missing:
+            self._tell_missing(missing)
+
+    def _tell_missing(self, steps: list[int]) -> None:
+        span = f"steps {steps[0]} to {steps[-1]} were" if len(steps) > 1 else f"step {steps[0]} was"
+        reason = f"{span} trained, and the metrics went with the process that had them"
+        _log.warning("%s", reason)
+        fault = Fault(
+            at=time.time(), role="learner", name="learner", what="metrics lost", reason=reason, step=steps[-1]
+        )
+        with suppress(OSError):  # a full disk takes no notes
+            FaultLog(self._run.folder).append(fault)
 
     def _go_back(self, step: int) -> TextIO:
         """The learner has begun again at a checkpoint: what came after it did not happen."""
@@ -73,6 +107,7 @@ class Recorder:
         if self._board is not None:
             self._board.close()
             self._board = _Board(self._run, step)
+        self._last = step
         return self._file
 
     def finish(self, status: Status, reason: str | None = None) -> dict[str, Any]:
@@ -90,6 +125,8 @@ class Recorder:
         if self._file is None:
             _correct_running(self._run.folder / "summary.json")
             return
+        if not self._file.closed:
+            self._catch_up(self._file, self.step)
         self._file.close()
         if self._board is not None:
             self._board.close()
@@ -126,12 +163,6 @@ class Recorder:
         }
 
 
-def as_row(report: StepReport) -> dict[str, Any]:
-    """What is written of a step; a number that is not finite is left out."""
-    numbers = {name: number for name, number in values(report.metrics).items() if math.isfinite(number)}
-    return {"step": report.step, **numbers, "step_seconds": report.seconds}
-
-
 class _Board:
     """TensorBoard events."""
 
@@ -141,12 +172,15 @@ class _Board:
 
         self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1)
 
-    def write(self, report: StepReport) -> None:
-        for name, metric in report.metrics.items():
-            self._writer.add_scalar(name, metric.value, report.step)
+    def write(self, row: Mapping[str, float], metrics: Metrics) -> None:
+        """`metrics`: for their histograms."""
+        step = int(row["step"])
+        for name, number in row.items():
+            if name != "step":
+                self._writer.add_scalar(name, number, step)
+        for name, metric in metrics.items():
             if isinstance(metric, Histogram) and metric.observations:
-                self._writer.add_histogram(f"{name}/histogram", np.array(metric.observations), report.step)
-        self._writer.add_scalar("step_seconds", report.seconds, report.step)
+                self._writer.add_histogram(f"{name}/histogram", np.array(metric.observations), step)
 
     def close(self) -> None:
         self._writer.close()
@@ -173,8 +207,11 @@ def _row(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    fits = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("step_seconds"), int | float)
-    return row if fits else None
+    return row if _is_row(row) else None
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("step_seconds"), int | float)
 
 
 def _correct_running(path: Path) -> None:

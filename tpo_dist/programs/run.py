@@ -74,6 +74,7 @@ _ANOTHER_RUN = {
     "policy": "its checkpoint holds the weights of another policy",
     "objective.name": "its metrics would be those of two methods",
     "rollout.candidates": "its metrics would be those of two methods",
+    "rollout.block_size": "its ledger counts blocks of that size",
     "learner.optimizer.name": "its checkpoint holds the state of another optimizer",
     "seed": "its draws belong to the seed, and some would be taken twice",
 }

@@ -56,10 +56,12 @@ def _names(starting: Mapping[Any, str], late: list[Any]) -> str:
     return ", ".join(sorted(starting[one] for one in late))
 
 
-def failed(name: str, error: RayError) -> RunFailed:
-    """What the user reads when a process has failed for good.
+def failed(name: str, error: RayError) -> RunFailed | UsageError:
+    """What the user reads when a process has failed for good; its own words where they say what to do.
 
     An actor that died under a call of this one is the stream: of a run's actors, the only one that others call.
     """
+    if isinstance(error, RayTaskError) and isinstance(error.cause, UsageError):
+        return error.cause
     met = isinstance(error, RayTaskError) and isinstance(error.cause, RayActorError)
     return RunFailed(f"{'the stream' if met else name} failed: {reason(error)}")

@@ -10,7 +10,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from tpo_dist.metrics import Metrics
 from tpo_dist.records import Snapshot
 from tpo_dist.runtime.answers import reason
-from tpo_dist.runtime.messages import GRACE_SECONDS, Whereabouts, ask, set_up_process, whereabouts
+from tpo_dist.runtime.messages import GRACE_SECONDS, Whereabouts, ask, receive, set_up_process, whereabouts
 
 Evaluator = Callable[[Snapshot], Metrics]
 
@@ -34,7 +34,7 @@ class EvaluationShell:
             if not found:
                 return
             after, snapshot = found
-            yield after, self._evaluate(ray.get(snapshot, timeout=GRACE_SECONDS))
+            yield after, self._evaluate(receive(snapshot, GRACE_SECONDS))
 
 
 class EvaluationSeat:

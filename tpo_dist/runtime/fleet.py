@@ -25,6 +25,8 @@ class Member:
     actor: Any = None
     state: State = "starting"
     since: float = field(default_factory=time.monotonic)
+    busy: float = 0.0
+    """When it was last seen with a block (monotonic seconds)."""
     ending: Any = None
     """What its current call will come to."""
     where: Whereabouts | None = None
@@ -95,8 +97,8 @@ class Fleet:
         return [member.ending for member in self.members.values() if member.ending is not None]
 
     def settle(self, ready: list[Any]) -> Iterator[Event]:
-        """What happened to the workers of these references. Raises UsageError where one says what to do about it, and
-        RunFailed where one has lost the stream."""
+        """What happened to the workers of these references. Raises UsageError where one says what to do about it, as
+        no other worker would do better, and RunFailed where one has lost the stream."""
         for member in list(self.members.values()):
             if member.ending is None or member.ending not in ready:
                 continue
@@ -105,7 +107,7 @@ class Fleet:
                 answer = ray.get(ending)
             except RayError as error:
                 cause = getattr(error, "cause", None)
-                if isinstance(cause, UsageError) and member.state == "starting":
+                if isinstance(cause, UsageError):
                     raise cause from None
                 if isinstance(error, RayTaskError) and isinstance(cause, RayActorError):
                     raise failed(member.name, error) from error  # it lives, and the stream does not

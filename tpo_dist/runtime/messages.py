@@ -41,6 +41,8 @@ class Whereabouts:
     """Of the machine: tells apart hosts of one name, and finds that two nodes are one machine."""
     stacks_fd: int
     """Its descriptor of the file that its stacks go to."""
+    began: str
+    """When it did, as its machine counts: another process may get its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +51,26 @@ class Delivery:
 
     lease: Lease
     summary: BlockSummary
-    small: bytes | None
+    small: bytes | None = None
     """The groups, packed, where they travel by value and so need no worker to live on; the stream does not look at
-    them. None where a reference to them travels beside this, and where every group failed."""
+    them."""
+    place: int | None = None
+    """Else their place in the parcel, the one object that has all large groups of a turn. Neither where every group
+    failed."""
     failures: tuple[GroupFailure, ...] = ()
     """For the quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A worker hands in a block, if it has one, and asks for the next."""
+    """A worker hands in the blocks that it has made, if any, and asks for the next ones."""
 
     worker: str
     loaded: tuple[int, str]
     """Version and digest of the weights that it has: it gets a snapshot only where it needs another."""
-    delivery: Delivery | None
+    deliveries: tuple[Delivery, ...]
+    most: int
+    """How many blocks it would take on at once."""
     seconds: float
     """How long it waits for a lease."""
 
@@ -78,6 +85,11 @@ def unpack(packed: bytes) -> Any:
     return pickle.loads(packed)  # noqa: S301 (from a process of this run, which runs what we give it)
 
 
+def receive(content: Any, seconds: float) -> Any:
+    """What came packed or, where it is large, as a reference. Raises RayError as Ray does."""
+    return unpack(content) if isinstance(content, bytes) else ray.get(content, timeout=seconds)
+
+
 def ask(reference: Any, seconds: float, what: str) -> Any:
     """The answer to a call. Raises TimeoutError, naming what was waited for, after `seconds`; RayError as Ray does."""
     try:
@@ -89,7 +101,8 @@ def ask(reference: Any, seconds: float, what: str) -> Any:
 def whereabouts(name: str) -> Whereabouts:
     """Of the process that calls."""
     context = ray.get_runtime_context()
-    return Whereabouts(name, os.getpid(), context.get_node_id(), os.uname().nodename, boot_id(), _stacks_fd)
+    pid, host = os.getpid(), os.uname().nodename
+    return Whereabouts(name, pid, context.get_node_id(), host, boot_id(), _stacks_fd, began(pid))
 
 
 def boot_id() -> str:
@@ -97,6 +110,15 @@ def boot_id() -> str:
     pids = os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return (boot.read_text().strip() if boot.exists() else "") + pids
+
+
+def began(pid: int) -> str:
+    """When a process of this machine began, in the kernel's ticks; empty where there is no such process."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state == "Z" else fields[18]  # see proc_pid_stat(5); a zombie is gone but for its number
 
 
 def set_up_process(threads: int) -> None:

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tpo_dist.runtime.messages import Whereabouts, boot_id
+from tpo_dist.runtime.messages import Whereabouts, began, boot_id
 
 _SECONDS = 20.0
 _log = logging.getLogger(__name__)
@@ -39,9 +39,15 @@ def kill(of: Whereabouts) -> None:
     """SIGKILL, which ends even a process that is stopped or holds its interpreter; nobody waits for it."""
     if _is_here(of):
         with contextlib.suppress(OSError):
-            os.kill(of.pid, signal.SIGKILL)
+            if is_there(of):
+                os.kill(of.pid, signal.SIGKILL)
     else:
         _kill.options(scheduling_strategy=NodeAffinitySchedulingStrategy(of.node, soft=False)).remote(of.pid)
+
+
+def is_there(of: Whereabouts) -> bool:
+    """Whether the process still exists; assumed of one on another machine."""
+    return not _is_here(of) or began(of.pid) == of.began
 
 
 def _is_here(of: Whereabouts) -> bool:

@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tpo_dist.blocks import StreamStats, owner
+from tpo_dist.supervision import State
 
 if TYPE_CHECKING:
     from tpo_dist.runtime.supervisor import Supervisor
@@ -30,8 +31,10 @@ def _rollouts(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
         held[owner(name)] = number, age
     workers = []
     for _, member in sorted(of.fleet.members.items()):
-        block, seconds = held.get(member.name, (None, now - member.since))
-        state = "idle" if member.state == "working" and block is None else member.state
+        block, seconds = held.get(member.name, (None, now - max(member.since, member.busy)))
+        state: State = member.state
+        if member.state == "working" and block is None:
+            state = "idle" if of.seen is None or member.name in of.seen.asking else "loading"
         workers.append(
             {
                 "name": member.name,
@@ -51,6 +54,7 @@ def _rollouts(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
 def _stream(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
     names = ("queued", "in_flight", "ready", "trained", "failed", "reissued", "dropped")
     counts: dict[str, Any] = {name: getattr(stats, name) if stats else 0 for name in names}
+    counts["failed_groups"] = dict(stats.failed_groups) if stats else {}
     shares = of.sizing.idle_shares
     return counts | {"groups_per_second": of.pace, "workers_idle": shares[1] if shares else None}
 

@@ -7,8 +7,8 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError
 
-from tpo_dist.blocks import Lease
-from tpo_dist.records import Snapshot
+from tpo_dist.blocks import BlockSummary, Lease
+from tpo_dist.records import ScoredGroups, Snapshot
 from tpo_dist.rollout.worker import Rolled, RolloutWorker, summarise
 from tpo_dist.runtime.messages import (
     GRACE_SECONDS,
@@ -18,12 +18,14 @@ from tpo_dist.runtime.messages import (
     Whereabouts,
     ask,
     pack,
+    receive,
     set_up_process,
     unpack,
     whereabouts,
 )
 
 _PAUSE_SECONDS = 0.5
+_TURN_SECONDS = 0.05  # of work that is taken on at once: a call to the stream takes some milliseconds of all its ends
 
 
 class RolloutShell:
@@ -46,46 +48,65 @@ class RolloutShell:
     def roll(self, stream: Any, seconds: float) -> int:
         """Work until there is nothing more to do; blocks delivered. `seconds` bounds each wait for a lease."""
         patience = seconds + GRACE_SECONDS
-        self.load(ask(stream.newest.remote(seconds), patience, "the first snapshot"))
-        large: list[Any] = []
-        delivered, delivery = 0, None
+        self.load(ask(stream.newest.remote(self.name, seconds), patience, "the first snapshot"))
+        delivered, most = 0, 1
+        deliveries: list[Delivery] = []
+        parcel: list[Any] = []
         while True:
             asked = time.perf_counter()
-            turn = pack(Turn(self.name, self.loaded, delivery, seconds))
-            answer = ask(stream.turn.remote(turn, large), patience, "its next block")
+            turn = pack(Turn(self.name, self.loaded, tuple(deliveries), most, seconds))
+            answer = ask(stream.turn.remote(turn, parcel), patience, "its next block")
             if not answer:
                 return delivered
             started = time.perf_counter()
-            lease: Lease = unpack(answer[0])
-            if self.loaded != (lease.version, lease.digest) and not self.load(answer[1:]):
-                delivery, large, why = None, [], "its snapshot went with the learner that published it"
-                ask(stream.hand_back.remote(lease, why), GRACE_SECONDS, "the stream")
+            leases: list[Lease] = unpack(answer[0])
+            if self.loaded != (leases[0].version, leases[0].digest) and not self.load(answer[1:]):
+                deliveries, parcel, why = [], [], "its snapshot went with the learner that published it"
+                ask(stream.hand_back.remote(leases, why), GRACE_SECONDS, "the stream")
                 time.sleep(_PAUSE_SECONDS)  # until the stream hears of it, it has no other
                 continue
-            rolled = self.worker.roll(lease.draw_ids)
-            delivery, large = deliver(lease, rolled, started - asked, time.perf_counter() - started)
-            del rolled
-            delivered += 1
+            loaded = time.perf_counter()
+            deliveries, parcel = self._make(leases, asked, started)
+            delivered += len(deliveries)
+            pace = len(deliveries) / (time.perf_counter() - loaded)
+            most = max(1, min(2 * most, int(_TURN_SECONDS * pace)))
 
-    def load(self, reference: list[Any]) -> bool:
+    def _make(self, leases: list[Lease], asked: float, started: float) -> tuple[list[Delivery], list[Any]]:
+        """These blocks and their parcel; only the first ones where they take longer than thought: the others stay
+        leased, and come again with the next turn."""
+        deliveries: list[Delivery] = []
+        large: list[ScoredGroups] = []
+        end = time.perf_counter() + 2 * _TURN_SECONDS
+        for lease in leases:
+            rolled = self.worker.roll(lease.draw_ids)
+            summary = summarise(rolled, started - asked, time.perf_counter() - started)
+            deliveries.append(deliver(lease, rolled, summary, large))
+            asked = started = time.perf_counter()
+            if started > end:
+                break
+        return deliveries, [ray.put(large)] if large else []
+
+    def load(self, content: list[Any]) -> bool:
         """Take over a published snapshot; False where it cannot be had any more: the learner that made it died, and the
         next publishes its own."""
-        try:
-            snapshots: list[Snapshot] = ray.get(reference, timeout=GRACE_SECONDS)
-        except ObjectLostError:
-            return False
-        for snapshot in snapshots:  # none once the run is over
+        snapshot: Snapshot
+        for found in content:  # nothing once the run is over
+            try:
+                snapshot = receive(found, GRACE_SECONDS)
+            except ObjectLostError:
+                return False
             self.worker.load(snapshot)
             self.loaded = snapshot.version, snapshot.digest
         return True
 
 
-def deliver(lease: Lease, rolled: Rolled, waited: float, rolling: float) -> tuple[Delivery, list[Any]]:
-    """A block as it travels: small groups by value, large ones as a reference beside it."""
+def deliver(lease: Lease, rolled: Rolled, summary: BlockSummary, large: list[ScoredGroups]) -> Delivery:
+    """A block as it travels: small groups by value; large ones are put into the parcel, with those that it has."""
     groups = rolled.groups
-    small = None if groups is None or groups.nbytes > SMALL_BYTES else pack(groups)
-    large = [] if groups is None or small is not None else [ray.put(groups)]
-    return Delivery(lease, summarise(rolled, waited, rolling), small, rolled.failures), large
+    if groups is None or groups.nbytes <= SMALL_BYTES:
+        return Delivery(lease, summary, None if groups is None else pack(groups), failures=rolled.failures)
+    large.append(groups)
+    return Delivery(lease, summary, place=len(large) - 1, failures=rolled.failures)
 
 
 RolloutActor: Any = ray.remote(RolloutShell)

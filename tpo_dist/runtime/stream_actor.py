@@ -1,7 +1,8 @@
 """The stream in a process of its own. Every call may come twice: Ray repeats those under way when this process died."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,43 +34,63 @@ class StreamShell:
         self._lanes: dict[str, set[str]] = {}
         """Names under which each worker has asked, and of which it was told that none gets more."""
         self._retired: set[str] = set()
+        self._asking: list[str] = []
         self._life = uuid.uuid4().hex  # a restarted process has another
 
     async def where(self) -> Whereabouts:
         """The process that answers."""
         return whereabouts("stream")
 
-    async def newest(self, seconds: float) -> list[Any]:
+    async def newest(self, worker: str, seconds: float) -> list[Any]:
         """The newest snapshot, as soon as there is one; a joining worker loads it first. Empty once the run is over."""
-        await self._news.wait(self._knows, seconds, lambda: "a snapshot, which the learner owes")
+        with self._question_of(worker):
+            await self._some_snapshot(seconds)
         return self._snapshot
+
+    async def _some_snapshot(self, seconds: float) -> None:
+        await self._news.wait(self._knows, seconds, lambda: "a snapshot, which the learner owes")
 
     def _knows(self) -> bool:
         return bool(self._snapshot) or self._stream.closed
 
-    async def turn(self, packed: bytes, large: list[Any]) -> list[Any]:
-        """A packed `Turn`, with the groups of its block where they are a reference; the next lease, packed, and the
-        snapshot where the worker has another than it is to sample from. An empty list when nothing is left to do."""
+    async def turn(self, packed: bytes, parcel: list[Any]) -> list[Any]:
+        """A packed `Turn`, with the reference to its parcel if it has one; the next leases, packed, and the snapshot
+        where the worker has another than it is to sample from. An empty list when nothing is left to do."""
         turn: Turn = unpack(packed)
         self._lanes.setdefault(owner(turn.worker), set()).add(turn.worker)
         if owner(turn.worker) in self._retired:
             self._stream.retire(turn.worker)
-        if turn.delivery is not None:
-            await self._hand_in(turn.delivery, large)
-        while True:
-            await self.newest(turn.seconds)
-            lease = await self._stream.lease(turn.worker, turn.seconds)
-            if lease is None:
-                return []
-            if lease.version == self._version:
-                news = [] if (lease.version, lease.digest) == turn.loaded else self._snapshot
-                return [pack(lease), *news]
-            await self._stream.hand_back(lease, "the snapshot that it was to be sampled from is gone")
+        for delivery in turn.deliveries:
+            await self._hand_in(delivery, parcel)
+        with self._question_of(turn.worker):
+            leases = await self._next_leases(turn)
+        if not leases:
+            return []
+        news = [] if (leases[0].version, leases[0].digest) == turn.loaded else self._snapshot
+        return [pack(leases), *news]
 
-    async def _hand_in(self, delivery: Delivery, large: list[Any]) -> None:
-        portable = delivery.small is not None
-        payload = delivery.small if portable else large
-        await self._stream.put(delivery.lease, payload, delivery.summary, portable=portable)
+    async def _next_leases(self, turn: Turn) -> list[Lease]:
+        """Some for which the snapshot is here; none once nothing is left to do."""
+        while True:
+            await self._some_snapshot(turn.seconds)
+            leases = await self._stream.leases(turn.worker, turn.most, turn.seconds)
+            # One version for all of them: they were given out together.
+            if not leases or (leases[0].version, leases[0].digest) == turn.loaded or leases[0].version == self._version:
+                return leases
+            await self.hand_back(leases, "the snapshot that it was to be sampled from is gone")
+
+    @contextmanager
+    def _question_of(self, worker: str) -> Iterator[None]:
+        """Inside, it is the stream on which this worker waits."""
+        self._asking.append(worker)
+        try:
+            yield
+        finally:
+            self._asking.remove(worker)
+
+    async def _hand_in(self, delivery: Delivery, parcel: list[Any]) -> None:
+        payload = delivery.small if delivery.place is None else [*parcel, delivery.place]
+        await self._stream.put(delivery.lease, payload, delivery.summary, portable=delivery.small is not None)
         for failure in delivery.failures:
             write_quarantine(self._folder, failure)
 
@@ -117,9 +138,10 @@ class StreamShell:
         await self._stream.refuse(blocks, reason)
         self._refused |= dict.fromkeys(map(owner, workers), reason)
 
-    async def hand_back(self, lease: Lease, reason: str) -> None:
-        """The worker could not begin this block."""
-        await self._stream.hand_back(lease, reason)
+    async def hand_back(self, leases: Sequence[Lease], reason: str) -> None:
+        """The worker could not begin these blocks."""
+        for lease in leases:
+            await self._stream.hand_back(lease, reason)
 
     async def lost(self, worker: str, reason: str) -> list[int]:
         """A worker's process is gone; the blocks that went with it."""
@@ -143,14 +165,15 @@ class StreamShell:
         await self._stream.rollback(step, settled)
         self._version, self._snapshot = -1, []
 
-    async def look(self) -> tuple[StreamStats, dict[str, str], dict[str, list[int]], str]:
+    async def look(self) -> tuple[StreamStats, dict[str, str], dict[str, list[int]], list[str], str]:
         """Numbers, workers whose groups were refused since the last look, finished blocks that live with each worker,
-        and which life of this actor it is."""
+        workers that wait for an answer, and which life of this actor it is."""
         refused, self._refused = self._refused, {}
         owed: dict[str, list[int]] = {}
         for name, blocks in self._stream.owed_by_worker().items():
             owed.setdefault(owner(name), []).extend(blocks)
-        return self._stream.stats(), refused, owed, self._life
+        asking = [owner(name) for name in self._asking]
+        return self._stream.stats(), refused, owed, asking, self._life
 
     async def close(self) -> None:
         """End every wait."""

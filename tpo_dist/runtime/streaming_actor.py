@@ -10,9 +10,9 @@ import ray
 from ray.exceptions import RayTaskError
 
 from tpo_dist.blocks import Lease
-from tpo_dist.records import Prompts
+from tpo_dist.records import Prompts, ScoredGroups
 from tpo_dist.rollout.contract import Candidates
-from tpo_dist.rollout.worker import Rolled, RolloutWorker, Stamp
+from tpo_dist.rollout.worker import Rolled, RolloutWorker, Stamp, summarise
 from tpo_dist.runtime.messages import GRACE_SECONDS, Delivery, Turn, ask, pack, unpack
 from tpo_dist.runtime.rollout_actor import RolloutShell, deliver
 from tpo_dist.waiting import DeadlineExceeded
@@ -46,7 +46,7 @@ class StreamingShell(RolloutShell):
 
     def roll(self, stream: Any, seconds: float) -> int:
         """Work until there is nothing more to do; blocks delivered. `seconds` bounds each wait for a lease."""
-        self.load(ask(stream.newest.remote(seconds), seconds + GRACE_SECONDS, "the first snapshot"))
+        self.load(ask(stream.newest.remote(self.name, seconds), seconds + GRACE_SECONDS, "the first snapshot"))
         with ThreadPoolExecutor(self._scorers, thread_name_prefix="scoring") as pool:
             return _Loop(self, stream, seconds, pool).run(self._lanes)
 
@@ -66,7 +66,7 @@ class _Loop:
     def run(self, lanes: int) -> int:
         """Until every lane has heard that there is nothing left; blocks delivered."""
         for lane in range(lanes):
-            self._ask(lane, None, [])
+            self._ask(lane, (), [])
         delivered = 0
         while self._asked or self._due or self._work:
             self._hear()
@@ -78,9 +78,9 @@ class _Loop:
                 delivered += 1
         return delivered
 
-    def _ask(self, lane: int, delivery: Delivery | None, large: list[Any]) -> None:
-        turn = Turn(f"{self._shell.name}/{lane}", self._shell.loaded, delivery, self._seconds)
-        self._asked[self._stream.turn.remote(pack(turn), large)] = lane
+    def _ask(self, lane: int, deliveries: tuple[Delivery, ...], parcel: list[Any]) -> None:
+        turn = Turn(f"{self._shell.name}/{lane}", self._shell.loaded, deliveries, 1, self._seconds)
+        self._asked[self._stream.turn.remote(pack(turn), parcel)] = lane
 
     def _hear(self) -> None:
         """Take the leases that have come; wait for one where nothing else is to be done."""
@@ -111,11 +111,12 @@ class _Loop:
             answer = ray.get(reference)
         except RayTaskError as error:
             if isinstance(error.cause, DeadlineExceeded) and (self._work or self._asked):
-                self._ask(lane, None, [])  # the others go on
+                self._ask(lane, (), [])  # the others go on
                 return
             raise
         if answer:
-            self._due.append((lane, unpack(answer[0]), answer[1:]))
+            (lease,) = unpack(answer[0])
+            self._due.append((lane, lease, answer[1:]))
 
     def _begin_due(self) -> None:
         """Begin what can be begun: at once, or after what is under way where weights must not change in flight."""
@@ -129,8 +130,8 @@ class _Loop:
                 self._work[lane] = _Work(lease, prompts, self._shell.worker.stamp, began)
             else:
                 why = "the worker has other weights by now"
-                ask(self._stream.hand_back.remote(lease, why), GRACE_SECONDS, "the stream")
-                self._ask(lane, None, [])
+                ask(self._stream.hand_back.remote([lease], why), GRACE_SECONDS, "the stream")
+                self._ask(lane, (), [])
         self._due = waiting
 
     def _has_weights(self, lease: Lease, snapshot: list[Any]) -> bool:
@@ -153,9 +154,11 @@ class _Loop:
         now = time.perf_counter()
         busy = max(0.0, now - self._busy_since - self._idle)
         del self._work[lane]
-        delivery, large = deliver(work.lease, work.scored.result(), self._idle, busy)
+        rolled = work.scored.result()
+        large: list[ScoredGroups] = []
+        delivery = deliver(work.lease, rolled, summarise(rolled, self._idle, busy), large)
         self._idle, self._busy_since = 0.0, now
-        self._ask(lane, delivery, large)
+        self._ask(lane, (delivery,), [ray.put(large)] if large else [])
 
 
 StreamingActor: Any = ray.remote(StreamingShell)

@@ -27,7 +27,8 @@ from tpo_dist.runtime.picture import picture
 from tpo_dist.runtime.seat import LearnerSeat
 from tpo_dist.runtime.sight import SILENT_SECONDS, Seen, StreamSight
 from tpo_dist.runtime.sizing import Sizing
-from tpo_dist.supervision import FAILURE_STEPS, WARN_AT, FailureShare, Kill, Warn, Watched, watch
+from tpo_dist.runtime.worker_watch import WorkerWatch
+from tpo_dist.supervision import FAILURE_STEPS, WARN_AT, FailureShare, Kill, Warn
 
 LOOK_SECONDS = 0.5  # how soon a stop request is seen
 _TELL_SECONDS = 1.0
@@ -64,7 +65,8 @@ class Supervisor:
         self._block_size = sizes[1]
         self._failures = FailureShare(limits.failed_fraction, FAILURE_STEPS * sizes[0])
         self.closed = False
-        self._watched, self._told, self._warned = time.monotonic(), 0.0, 0.0
+        self._told, self._warned = 0.0, 0.0
+        self._watch = WorkerWatch(waits.block_seconds, time.monotonic())
         self._sight = StreamSight(stream, self.faults, desk.say)
         self._deaths = Deaths(limits)
 
@@ -229,7 +231,7 @@ class Supervisor:
         if seen is None:
             return
         self.seen = seen
-        self._watch_workers(time.monotonic())
+        self._watch_workers(seen)
         self._judge(seen)
         self.fleet.let_go(seen.owed, seen.asked)
         for member in self.fleet.remind(self._waits.block_seconds):
@@ -237,27 +239,16 @@ class Supervisor:
         if self.closed:
             self._close()  # again, as a stream that was restarted has forgotten it
 
-    def _watch_workers(self, now: float) -> None:
-        assert self.seen is not None
-        by_name = {member.name: member for member in self.fleet.members.values()}
-        for name, block, held in self.seen.stats.leases:
-            member = by_name.get(owner(name))
-            if member is None:
-                self.stream.retire.remote(owner(name))  # nobody began that block, so it does not count against it
-                self.stream.lost.remote(owner(name), "nobody of that name is left")
-                continue
-            watched = Watched(
-                name=name,
-                state="working",
-                since=now - held,
-                block=block,
-                deadline_seconds=self._waits.block_seconds,
-                key="deadlines.block_seconds",
-            )
-            verdict = watch(watched, now, self._watched)
-            if isinstance(verdict, Warn | Kill):
-                self._silent(member, verdict)
-        self._watched = now
+    def _watch_workers(self, seen: Seen) -> None:
+        members = {member.name: member for member in self.fleet.members.values()}
+        for name in {owner(name) for name, _, _ in seen.stats.leases}:
+            if name in members:
+                members[name].busy = seen.asked
+            else:
+                self.stream.retire.remote(name)  # nobody began that block, so it does not count against it
+                self.stream.lost.remote(name, "nobody of that name is left")
+        for member, verdict in self._watch.verdicts(members.values(), seen, time.monotonic()):
+            self._silent(member, verdict)
 
     def _silent(self, member: Member, verdict: Warn | Kill) -> None:
         """A worker that nears the end of its time, or is past it: its stacks, and its end."""

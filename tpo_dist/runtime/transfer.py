@@ -1,9 +1,10 @@
 """The path of groups without sampling and training, and what Ray itself can do: for measuring the one by the other."""
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,11 @@ from tpo_dist.stream import GroupStream
 
 _DIGEST = "0" * 32
 _TOKEN_BYTES = 12  # token, log-prob and reward
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 600.0  # workers also wait while other lines have their turns
 
 
-@cache
 def make_block(count: int, group_bytes: int, candidates: int = 8) -> ScoredGroups:
-    """Groups of about that size each, with nothing in them: always the same ones, since only their way is timed."""
+    """Groups of about that size each, with nothing in them."""
     length = max(1, group_bytes // (_TOKEN_BYTES * candidates))
     tokens = count * candidates * length
     return ScoredGroups(
@@ -49,10 +49,15 @@ def make_block(count: int, group_bytes: int, candidates: int = 8) -> ScoredGroup
 
 @dataclass(slots=True)
 class ReadyMade:
-    """In place of a rollout worker: blocks without sampling."""
+    """In place of a rollout worker: blocks that were made before, in turn, since only their way is timed.
+
+    So many different ones that no two of a turn are the same: pickle would send one, and a note that it comes twice.
+    """
 
     group_bytes: int
+    different: int
     version: int | None = None
+    blocks: deque[ScoredGroups] = field(default_factory=deque)
 
     def load(self, snapshot: Snapshot) -> None:
         """Note the version."""
@@ -60,7 +65,10 @@ class ReadyMade:
 
     def roll(self, draw_ids: NDArray[np.int64]) -> Rolled:
         """A block of the size asked for."""
-        return Rolled(groups=make_block(len(draw_ids), self.group_bytes), failures=())
+        if len(self.blocks) < self.different:
+            self.blocks.append(make_block(len(draw_ids), self.group_bytes))
+        self.blocks.rotate()
+        return Rolled(groups=self.blocks[0])
 
 
 @dataclass(slots=True)
@@ -69,8 +77,9 @@ class NoLearner:
 
     version: int = 0
     settled: Mapping[str, Any] = field(default_factory=lambda: Settled().to_json())
+    rows: list[dict[str, float]] = field(default_factory=list)
 
-    def snapshot(self) -> Snapshot:
+    def current(self) -> Snapshot:
         """One without weights."""
         return Snapshot(version=self.version, arrays={}, digest=_DIGEST)
 
@@ -100,17 +109,22 @@ class NoCheckpoints:
 
 
 class IdleShell(LearnerShell):
-    """A learner that takes its groups and does nothing with them."""
+    """A learner that fetches its groups and does not train; it does not join them either, as `RawLine` does not."""
 
     def update(self, blocks: list[ScoredGroups]) -> Metrics:
-        """Touch them, and count."""
+        """Count them."""
         assert all(len(block) for block in blocks)
         self._learner.version += 1
         return {}
 
 
 class StreamLine:
-    """A run that only moves groups: workers, the stream with its ledger, and a learner, standing between its turns."""
+    """A run that only moves groups: workers, the stream with its ledger, and a learner, standing between its turns.
+
+    All of it is what a run has, but for sampling, training and checkpoints: leases, admission (two steps under way),
+    deliveries, the journal of every block, provenance, and a snapshot, without weights, for each step. Blocks are made
+    before, as those of `RawLine` are, and copied into the object store in parcels of what a worker makes in a turn.
+    """
 
     def __init__(
         self, folder: Path, group_bytes: int, block_size: int, blocks_per_step: int, steps: int, workers: int
@@ -120,7 +134,7 @@ class StreamLine:
         self._done = 0
         self._stream = StreamActor.remote(partial(_open, folder, block_size, blocks_per_step, steps), folder)
         self._learner = ray.remote(num_cpus=0)(IdleShell).remote(1, NoLearner, NoCheckpoints(), None)
-        make = partial(ReadyMade, group_bytes)
+        make = partial(ReadyMade, group_bytes, -(-blocks_per_step // workers))
         self._workers = [
             RolloutActor.options(num_cpus=0).remote(f"rollout-{index}", 1, make) for index in range(workers)
         ]
@@ -159,12 +173,17 @@ def _open(folder: Path, block_size: int, blocks_per_step: int, steps: int) -> Gr
 
 
 class RawLine:
-    """The same blocks, put by as many processes and fetched by one, and no more: what Ray itself can do."""
+    """The same blocks, put by as many processes and fetched by one, and no more: what Ray itself can do.
+
+    Each block is made before, and an object of its own; a process is asked once a step for its part of it. Two steps
+    are under way, one being put while the other is fetched. The driver carries the references.
+    """
 
     def __init__(self, group_bytes: int, block_size: int, blocks_per_step: int, workers: int) -> None:
+        assert blocks_per_step % workers == 0, "every process puts as many"
         self._putters = [_Putter.remote() for _ in range(workers)]  # type: ignore[attr-defined]
         self._getter: Any = _Getter.remote()  # type: ignore[attr-defined]
-        self._work = group_bytes, block_size, -(-blocks_per_step // workers)
+        self._work = group_bytes, block_size, blocks_per_step // workers
 
     def stand(self, seconds: float) -> None:
         """Wait until it is ready for its first turn. Raises RunFailed where it is not in time."""
@@ -191,8 +210,13 @@ class RawLine:
 
 @ray.remote(num_cpus=0)
 class _Putter:
+    def __init__(self) -> None:
+        self._blocks: list[ScoredGroups] = []
+
     def put(self, group_bytes: int, block_size: int, count: int) -> list[Any]:
-        return [ray.put(make_block(block_size, group_bytes)) for _ in range(count)]
+        while len(self._blocks) < count:
+            self._blocks.append(make_block(block_size, group_bytes))
+        return [ray.put(block) for block in self._blocks[:count]]
 
 
 @ray.remote(num_cpus=0)
