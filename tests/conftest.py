@@ -28,6 +28,7 @@ SMALL = (
 _ALONE = ("tests/runtime", "tests/cli/test_killed", "tests/cli/test_scale", "tests/bench")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in two processes (`make test`), those that start clusters or engines stay in one of them."""
     for item in items:

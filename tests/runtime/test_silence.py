@@ -142,7 +142,7 @@ def test_a_process_that_waits_to_be_collected_is_gone():
 
 def at(seconds, leases=(), asking=()):
     stats = StreamStats(**NOTHING, failed_groups={}, leases=leases)
-    return Seen(stats, {}, {}, asking, seconds - 0.1)
+    return Seen(stats, {}, {}, asking, {}, seconds - 0.1)
 
 
 def judged(watch, members, seconds, **seen):

@@ -133,6 +133,12 @@ class Supervisor:
         self.closed = True
         return self.stream.close.remote()
 
+    @property
+    def stream_pid(self) -> int | None:
+        """Of the stream's process, where that is known."""
+        where = self._sight.where
+        return None if where is None else where.pid
+
     def close_stream(self) -> None:
         """Training is over: nobody waits for more. Raises TimeoutError where the stream does not answer."""
         ask(self._close(), SILENT_SECONDS, "the stream to close")
@@ -292,4 +298,5 @@ class Supervisor:
             self.faults.leave(name.partition(".")[0])
         if started or leaving:
             verb = f"starting {', '.join(started)}" if started else f"letting go of {', '.join(leaving)}"
-            self.desk.say(f"{self.sizing.wanted} rollout workers wanted: {verb}")
+            wanted = self.sizing.wanted
+            self.desk.say(f"{wanted} rollout worker{'' if wanted == 1 else 's'} wanted: {verb}")
