@@ -41,7 +41,7 @@ class Clock:
 
     def get(self, reference):
         stats = StreamStats(**NOTHING, failed_groups={})
-        return self.where if reference == ["where"] else (stats, {}, {}, ["rollout-0"], self.life)
+        return self.where if reference == ["where"] else (stats, {}, {}, ["rollout-0"], {"rollout-0": 3}, self.life)
 
 
 def whereabouts(pid):

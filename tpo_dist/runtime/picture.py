@@ -55,7 +55,7 @@ def _rollouts(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
 def _stream(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
     names = ("queued", "in_flight", "ready", "trained", "failed", "reissued", "dropped")
     counts: dict[str, Any] = {name: getattr(stats, name) if stats else 0 for name in names}
-    counts["pid"] = of.stream_pid
+    counts["pid"] = of.sight.where.pid if of.sight.where else None
     counts["failed_groups"] = dict(stats.failed_groups) if stats else {}
     shares = of.sizing.idle_shares
     return counts | {"groups_per_second": of.pace, "workers_idle": shares[1] if shares else None}

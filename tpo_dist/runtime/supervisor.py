@@ -67,7 +67,7 @@ class Supervisor:
         self.closed = False
         self._told, self._warned = 0.0, 0.0
         self._watch = WorkerWatch(waits.block_seconds, time.monotonic())
-        self._sight = StreamSight(stream, self.faults, desk.say)
+        self.sight = StreamSight(stream, self.faults, desk.say)
         self._deaths = Deaths(limits)
 
     def train(self, until: int) -> Iterator[Step]:
@@ -132,12 +132,6 @@ class Supervisor:
     def _close(self) -> Any:
         self.closed = True
         return self.stream.close.remote()
-
-    @property
-    def stream_pid(self) -> int | None:
-        """Of the stream's process, where that is known."""
-        where = self._sight.where
-        return None if where is None else where.pid
 
     def close_stream(self) -> None:
         """Training is over: nobody waits for more. Raises TimeoutError where the stream does not answer."""
@@ -233,7 +227,7 @@ class Supervisor:
 
     def _look(self) -> None:
         """What the stream says of itself, at most once a second."""
-        seen = self._sight.look(self.step)
+        seen = self.sight.look(self.step)
         if seen is None:
             return
         self.seen = seen
