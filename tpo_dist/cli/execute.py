@@ -22,9 +22,7 @@ EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "interrupted": 130
 def execute(run: Run, *, local: bool, as_json: bool) -> int:
     """Train, show, record; the exit code. Raises UsageError for what only shows when the cluster is asked."""
     recorder = Recorder(run)
-    view = View(run, quiet=as_json)
-    if local and (stale := run.config.stream.max_staleness):
-        print(f"one process: groups are as stale as stream.max_staleness={stale} lets them be", file=sys.stderr)
+    view = View(run, quiet=as_json, local=local)
     try:
         with warnings_to(run.folder, view.say), _stopping_on_signals(run, view.say), view:
             status, reason = _attempt(run, local, recorder, view)
