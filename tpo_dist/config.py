@@ -128,10 +128,13 @@ class RolloutConfig(_Section):
         None, description="sequence: whole completions; token: single tokens along one; null: the objective's own"
     )
     block_size: Count | None = Field(
-        None, description="prompts a worker takes at a time; null: a quarter of groups_per_step, if that divides it"
+        None,
+        description="prompts a worker takes at a time; null: 1 with vllm, with other language models a worker's "
+        "part of a step, else a quarter of groups_per_step, if that divides it",
     )
     concurrency: Count | None = Field(
-        None, description="blocks that a worker has under way at a time; null: 1, or 16 where the sampler streams"
+        None,
+        description="blocks that a worker has under way; null: 16 with vllm, 2 for other language models, else 1",
     )
     verify_weights: Literal["load", "block"] | None = Field(
         None, description="when weights are hashed: once loaded, or for every block; null: block up to 8 MB"

@@ -35,6 +35,7 @@ JOB = (
     "rollout.groups_per_step=8",
     "rollout.group_size=8",
     "rollout.workers=1",
+    "rollout.block_size=8",
     "rollout.cpus=0.5",
     "text.max_completion_tokens=32",
     "text.max_prompt_tokens=64",

@@ -20,8 +20,9 @@ from tpo_dist.process import memory_bytes
 from tpo_dist.programs.words import in_words, tokenized
 from tpo_dist.records import Prompts, ScoredGroups
 from tpo_dist.rollout import SAMPLERS
-from tpo_dist.rollout.contract import Sampler
+from tpo_dist.rollout.contract import Sampler, StreamingSampler
 from tpo_dist.rollout.generation import Adapters, Generation, TextSampling
+from tpo_dist.rollout.in_turn import InTurn
 from tpo_dist.rollout.text_task import TokenizedTask
 from tpo_dist.rollout.torch_sampler import TorchSampler
 from tpo_dist.rollout.worker import RolloutWorker
@@ -98,6 +99,8 @@ def make_worker(config: RunConfig) -> RolloutWorker:
     if isinstance(task, TokenizedTask):
         task.start()
     sampler = make_sampler(config, task)
+    if streams(config) and not isinstance(sampler, StreamingSampler):
+        sampler = InTurn(sampler)
     return RolloutWorker(task, sampler, config.rollout.group_size, config.seed, token_level=token_level)
 
 

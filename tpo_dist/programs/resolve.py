@@ -24,7 +24,7 @@ from tpo_dist.programs.parts import (
     task_options,
 )
 from tpo_dist.programs.words import in_words, refuse_evaluation, refuse_questions
-from tpo_dist.rollout import SAMPLERS, Streaming
+from tpo_dist.rollout import Streaming
 from tpo_dist.tasks import Answers, ContextTask, Task, TokenScoring
 
 _LANES = 16
@@ -34,11 +34,10 @@ _LANES = 16
 def resolve(config: RunConfig) -> RunConfig:
     """Every default filled in, every part tried. Raises UsageError for what cannot work together."""
     options, objective, policy = task_options(config), make_objective(config), policy_options(config)
-    groups = config.rollout.groups_per_step
     sampler = sampler_options(config)
     streams = issubclass(type(sampler), Streaming)
-    size = config.rollout.block_size or (1 if streams else groups // 4 if groups % 4 == 0 else groups)
-    lanes = config.rollout.concurrency or (_LANES if streams else 1)
+    size = config.rollout.block_size or _block_size(config, streams=streams)
+    lanes = config.rollout.concurrency or (_LANES if streams else 2 if in_words(config) else 1)
     candidates = config.rollout.candidates or OBJECTIVES[config.objective.name].candidates
     resolved = config.model_copy(
         update={
@@ -72,6 +71,16 @@ def resolve(config: RunConfig) -> RunConfig:
     if isinstance(task, ContextTask):
         make_policy(resolved)  # contexts without features, or data that is missing, show now
     return resolved
+
+
+def _block_size(config: RunConfig, *, streams: bool) -> int:
+    """Where nothing is said: single prompts for samplers that stream, else as many as a language model does at once."""
+    groups, workers = config.rollout.groups_per_step, config.rollout.workers
+    if streams:
+        return 1
+    if in_words(config) and workers != "auto" and groups % workers == 0:
+        return groups // workers
+    return groups // 4 if groups % 4 == 0 else groups
 
 
 def _refuse_token_level(config: RunConfig, task: Task, objective: Objective) -> None:
@@ -172,11 +181,9 @@ def _refuse_fleet(config: RunConfig) -> None:
             f"at most {blocks} blocks of {rollout.block_size} prompts are under way at a time, fewer than workers",
             "lower rollout.workers or rollout.block_size, or raise stream.max_staleness",
         )
-    if concurrency(config) > 1 and not issubclass(SAMPLERS[config.sampler.name], Streaming):
-        reason = f"sampler {config.sampler.name!r} finishes a block before it begins another"
-        raise UsageError(
-            f"rollout.concurrency = {concurrency(config)}", reason, "leave it out, or use sampler.name=vllm"
-        )
+    if concurrency(config) > 1 and not in_words(config):
+        reason = "a worker of tasks of our own finishes a block before it begins another"
+        raise UsageError(f"rollout.concurrency = {concurrency(config)}", reason, "leave it out; see rollout.workers")
     if stream.drop_older_than is not None and stream.drop_older_than >= stream.max_staleness:
         raise UsageError(
             f"stream.drop_older_than = {stream.drop_older_than}",
