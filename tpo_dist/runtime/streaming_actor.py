@@ -17,7 +17,7 @@ from tpo_dist.runtime.messages import GRACE_SECONDS, Delivery, Turn, ask, pack, 
 from tpo_dist.runtime.rollout_actor import RolloutShell, deliver
 from tpo_dist.waiting import DeadlineExceeded
 
-_SCORING_SECONDS = 0.02  # between two looks at the scorers while nothing is sampled
+_SCORING_SECONDS = 0.003  # between two looks at the scorers while nothing is sampled
 
 
 @dataclass(slots=True)
