@@ -28,12 +28,11 @@ SMALL = (
 _ALONE = ("tests/runtime", "tests/cli/test_killed", "tests/cli/test_scale", "tests/bench")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Where tests run in two processes (`make test`), those that start clusters or engines stay in one of them."""
-    for item in items:
-        heavy = item.get_closest_marker("ray") or item.get_closest_marker("vllm") or item.nodeid.startswith(_ALONE)
-        if heavy:
-            item.add_marker(pytest.mark.xdist_group("clusters"))
+    heavy = item.get_closest_marker("ray") or item.get_closest_marker("vllm") or item.nodeid.startswith(_ALONE)
+    if heavy:
+        item.add_marker(pytest.mark.xdist_group("clusters"))
 
 
 @pytest.fixture(autouse=True)

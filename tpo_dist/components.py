@@ -89,9 +89,18 @@ def explain(error: ValidationError, section: str, valid: Mapping[str, Iterable[s
     more = f" ({len(others)} more after it)" if others else ""
     parent = ".".join(path[:-1])
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        fix = nearest(path[-1], valid.get(parent, [])).rstrip("?")
-        return UsageError(key, f"there is no such key{more}", fix)
+        return UsageError(key, f"there is no such key{more}", _nearest_key(path[-1], parent, valid))
     return UsageError(f"{key} = {first['input']!r}", _lower(message) + more, _advice(first["type"]))
+
+
+def _nearest_key(wrong: str, section: str, valid: Mapping[str, Iterable[str]]) -> str:
+    """One of its section or, where that has none like it, the same one of another: `lr` is learner.optimizer.lr."""
+    own = list(valid.get(section, []))
+    if not difflib.get_close_matches(wrong, own):
+        elsewhere = sorted(f"{other}.{wrong}".lstrip(".") for other, keys in valid.items() if wrong in keys)
+        if elsewhere:
+            return f"did you mean {' or '.join(map(repr, elsewhere))}?"
+    return nearest(wrong, own)
 
 
 def _path(location: tuple[int | str, ...], section: str, valid: Mapping[str, Iterable[str]]) -> list[str]:

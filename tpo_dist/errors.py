@@ -6,11 +6,15 @@ class UsageError(ValueError):
 
     def __init__(self, where: str, reason: str, fix: str) -> None:
         """`where`: the key and its value, or the file. `reason`: why it cannot work. `fix`: what to do instead."""
-        super().__init__(f"{where}: {reason}. Fix: {fix}.")
+        super().__init__(f"{where}: {reason}. Fix: {fix}{'' if fix.endswith('?') else '.'}")
         self.where, self.reason, self.fix = where, reason, fix
 
     def __reduce__(self) -> tuple[type["UsageError"], tuple[str, str, str]]:
         return type(self), (self.where, self.reason, self.fix)  # keeps its three parts across processes
+
+
+class Stopped(Exception):
+    """The user asked for the end before anything was trained."""
 
 
 class RunFailed(RuntimeError):

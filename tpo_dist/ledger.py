@@ -74,7 +74,11 @@ class Ledger:
     def read(cls, path: Path) -> Self:
         """For reading, also while another process writes. Raises UsageError where there is none, or it is damaged."""
         if not path.is_file():
-            raise UsageError(str(path), "there is no ledger", "name a run that has a ledger.db")
+            raise UsageError(
+                str(path),
+                "there is no ledger",
+                "a run has one once its processes stand; wait for it, or name another run",
+            )
         with _reading(path):
             connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE_SECONDS)
             ledger = cls(path, connection)

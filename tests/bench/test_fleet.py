@@ -75,10 +75,12 @@ def test_the_stream_is_measured_for_each_block_size_beside_plain_ray():
     result = bench_stream((1, 2), workers=2, rounds=1, steps=3, tell=told.append)
     json.dumps(result, allow_nan=False)
     assert list(result["by_block_size"]) == ["1", "2"]
-    figures = ("groups_per_second", "bandwidth_ratio", "stream_megabytes_per_second", "ray_megabytes_per_second")
+    ratios = ("bandwidth_ratio", "bandwidth_ratio_by_block")
+    figures = ("groups_per_second", *ratios, "stream_megabytes_per_second", "ray_megabytes_per_second")
     for of in result["by_block_size"].values():
         assert set(of) == set(figures)
         assert all(0 < value < math.inf for value in of.values())
+        assert of["bandwidth_ratio"] <= of["bandwidth_ratio_by_block"]  # the better of two ways is the yardstick
     assert {name: result[name] for name in figures} == result["by_block_size"]["2"]
     assert (result["block_size"], result["workers"], result["rounds"], result["steps"]) == (2, 2, 1, 3)
     assert len(told) == 4  # with the warm-up of each

@@ -225,7 +225,7 @@ def test_a_run_is_scaled_and_watched_from_another_terminal(tmp_path):
         assert pace[1] < pace[2] < pace[4]
         more = subprocess.run(command("scale", run, "--rollouts", 9), capture_output=True, text=True)
         assert more.returncode == 2
-        assert "--rollouts 9: at most 8 blocks are under way at a time, fewer than 9 workers" in more.stderr
+        assert "--rollouts 9: 8 workers at most have something to do" in more.stderr
         done = subprocess.run(command("scale", run, "--rollouts", "auto"), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         wait_for(

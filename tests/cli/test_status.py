@@ -48,7 +48,7 @@ def test_a_run_that_trains(folder, status):
     ):
         assert words in out
     (row,) = [line.split() for line in out.splitlines() if "rollout-1" in line]
-    assert row == ["rollout-1", "working", "3", "1.0", "s", "7", "0", "0", "nœud"]
+    assert row == ["rollout-1", "100", "working", "3", "1.0", "s", "7", "0", "0", "nœud"]
     assert "\x1b" not in out
     assert max(map(len, out.splitlines())) <= 80
 

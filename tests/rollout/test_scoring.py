@@ -239,7 +239,7 @@ def test_failures_that_are_no_group_s_are_raised(monkeypatch):
 
 def test_the_seconds_of_a_block_are_shared_by_the_groups_that_are_left(monkeypatch):
     worker, kind, method = standing("token_reversal")
-    ticks = iter([10.0, 13.0, 19.0])
+    ticks = iter([10.0, 13.0, 13.0, 19.0])
     poisoned(monkeypatch, kind, method, [20, 21, 22, 23], raises)
     monkeypatch.setattr("tpo_dist.rollout.worker.time.perf_counter", lambda: next(ticks))
     info = worker.roll(BLOCK).groups.info

@@ -41,7 +41,7 @@ class Clock:
 
     def get(self, reference):
         stats = StreamStats(**NOTHING, failed_groups={})
-        return self.where if reference == ["where"] else (stats, {}, {}, ["rollout-0"], self.life)
+        return self.where if reference == ["where"] else (stats, {}, {}, ["rollout-0"], {"rollout-0": 3}, self.life)
 
 
 def whereabouts(pid):
@@ -142,7 +142,7 @@ def test_a_process_that_waits_to_be_collected_is_gone():
 
 def at(seconds, leases=(), asking=()):
     stats = StreamStats(**NOTHING, failed_groups={}, leases=leases)
-    return Seen(stats, {}, {}, asking, seconds - 0.1)
+    return Seen(stats, {}, {}, asking, {}, seconds - 0.1)
 
 
 def judged(watch, members, seconds, **seen):

@@ -72,6 +72,7 @@ def test_only_a_reference_ties_a_block_to_its_worker(tmp_path):
         leases, _ = await turn(stream, (0, "d0"), by_value, most=2)
         await turn(stream, (0, "d0"), Delivery(leases[0], GOOD, place=0), parcel=["a reference"])
         assert (await stream.look())[2] == {"a": [1]}
+        assert (await stream.look())[4] == {"a": 0}  # the version that it samples from
         taken, _ = await stream.take(0, 1.0, 0, "d0", ["weights 0"])
         assert taken.payloads == [b"by value", ["a reference", 0]]
 

@@ -13,7 +13,7 @@ from tests.programs.test_local import assert_equal_runs
 from tests.runtime.test_distributed import local_run  # noqa: F401
 from tpo_dist.audit import audit
 from tpo_dist.blocks import BlockSummary
-from tpo_dist.errors import RunFailed, UsageError
+from tpo_dist.errors import RunFailed, Stopped, UsageError
 from tpo_dist.programs.control import read_faults
 from tpo_dist.programs.distributed import launch
 from tpo_dist.programs.folder import LEDGER
@@ -100,6 +100,8 @@ class TestOnRay:
         with pytest.raises(RunFailed, match=r"^waited 0.5 s for learner, rollout-7 to start$"):
             await_all(starting, 0.5)
         assert "waiting for 0.4 s of 0.5 s for learner, rollout-7 to start" in caplog.text
+        with pytest.raises(Stopped):
+            await_all(starting, 600.0, stopping=lambda: True)
         ray.kill(tenant)
 
     def test_for_a_worker_that_is_stopped(self, small_config, local_run, caplog):  # noqa: F811

@@ -20,15 +20,15 @@ LATENCY_BOUND = (
     "task.length=4",
     "rollout.groups_per_step=64",
     "rollout.group_size=32",
-    "rollout.block_size=16",
-    "rollout.workers=4",
+    "rollout.block_size=32",
+    "rollout.workers=2",
     "rollout.cpus=0.25",
-    "learner.epochs=8",
+    "learner.epochs=16",
     "learner.schedule.name=linear",
     "log.tensorboard=false",
     "log.plot=false",
 )
-"""Four workers, each of which makes one block of a step."""
+"""Two workers, each of which makes one block of a step. Steps of a few tenths of a second, as those of a judge."""
 
 _WARM_UP = 5  # steps of each run that are not counted
 _LAST = 20  # steps over which the final reward is taken

@@ -10,7 +10,7 @@ from typing import Any
 
 from tpo_dist.cli.logs import warnings_to
 from tpo_dist.cli.view import View
-from tpo_dist.errors import RunFailed, UsageError
+from tpo_dist.errors import RunFailed, Stopped, UsageError
 from tpo_dist.programs.folder import short_path
 from tpo_dist.programs.recorder import Recorder, Status
 from tpo_dist.programs.run import Run, StepReport
@@ -22,7 +22,7 @@ EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "interrupted": 130
 def execute(run: Run, *, local: bool, as_json: bool) -> int:
     """Train, show, record; the exit code. Raises UsageError for what only shows when the cluster is asked."""
     recorder = Recorder(run)
-    view = View(run, quiet=as_json)
+    view = View(run, quiet=as_json, local=local)
     try:
         with warnings_to(run.folder, view.say), _stopping_on_signals(run, view.say), view:
             status, reason = _attempt(run, local, recorder, view)
@@ -55,6 +55,8 @@ def _attempt(run: Run, local: bool, recorder: Recorder, view: View) -> tuple[Sta
             view.show(recorder.record(report))
     except KeyboardInterrupt:
         return "interrupted", "interrupted twice"
+    except Stopped:
+        return "interrupted", "stopped before the first step"
     except (RunFailed, DeadlineExceeded, FloatingPointError) as error:
         return "failed", str(error)
     return ("completed" if recorder.step >= run.config.steps else "interrupted"), None

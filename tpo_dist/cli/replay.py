@@ -117,8 +117,10 @@ def _conclude(again: "Replay", folder: Path, found: dict[str, Any]) -> None:
     print(f"\n{found['step']} of {again.steps} steps repeated, {found['steps_per_second']} steps per second")
     if found["identical"]:
         print(f"  weights     the same, bit for bit, up to version {again.compared}, the newest published")
-        saved = "none of these steps is there any more" if again.checkpoint is None else short_path(again.checkpoint)
-        print(f"  checkpoint  {saved}{'' if again.checkpoint is None else ': the same, optimizer included'}")
+        if again.checkpoint is None:
+            print("  checkpoint  none of these steps has one, so the digests alone were compared")
+        else:
+            print(f"  checkpoint  {short_path(again.checkpoint)}: the same, optimizer included")
     if again.recovered:
         more = f" and {len(again.recovered) - _NAMED} more" if len(again.recovered) > _NAMED else ""
         named = ", ".join(map(str, again.recovered[:_NAMED]))

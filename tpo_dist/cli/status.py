@@ -37,6 +37,9 @@ def status(
     interrupted, failed, killed, not started), running, holder (its process, or null), step, steps, age_seconds (of the
     status), status (what the process says in status.json, or null), summary (summary.json, or null). Without RUN, a
     list of objects: run, name, word, running, step, steps, error (where a file of it is damaged).
+    A worker is starting, working (on the block shown, or the oldest of several), idle (it waits for the learner),
+    loading (weights), retiring (it leaves once its blocks are handed in) or restarting. A run is silent where its
+    process has said nothing for 10 s, and killed where that ended without a word.
     Exit code: 0, also for a run that is over; 2 mistake in what was given, 130 interrupted.
     """
     from tpo_dist.programs.folder import find_run, runs_in
@@ -199,13 +202,14 @@ def _fleet(status: "Status") -> Table:
     auto = ", auto" if fleet.auto else ""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="")
     table.title = f"\nrollouts  {fleet.alive} alive of {fleet.wanted} wanted{auto}"
-    for name in ("worker", "state", "block", "for", "version", "done", "restarts", "node"):
-        right = name in ("block", "for", "version", "done", "restarts")
+    for name in ("worker", "pid", "state", "block", "for", "version", "done", "restarts", "node"):
+        right = name in ("pid", "block", "for", "version", "done", "restarts")
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for worker in fleet.workers:
         style = "red" if worker.state == "restarting" else "yellow" if worker.state in ("starting", "retiring") else ""
         table.add_row(
             Text(worker.name),
+            _or_dash(worker.pid),
             Text(worker.state, style),
             _or_dash(worker.block),
             f"{worker.seconds:.1f} s",
@@ -233,7 +237,9 @@ def _rest(status: "Status") -> Table:
     waits = f" for {learner.waits_for}" if learner.waits_for else ""
     idle = "" if learner.idle_share is None else f"; idle {learner.idle_share:.0%} of its time"
     restarts = f"; restarts: {learner.restarts}" if learner.restarts else ""
+    pids = {"learner": learner.pid, "stream": stream.pid}
     grid.add_row("learner", Text(f"{learner.state}{waits} ({learner.seconds:.1f} s){idle}{restarts}"))
+    grid.add_row("pids", ", ".join(f"{name} {_or_dash(pid)}" for name, pid in pids.items()))
     faults = ", ".join(f"{kind}: {number}" for kind, number in sorted(status.faults.items())) or "none"
     grid.add_row("faults", Text(faults))
     if status.last_wish_error is not None:

@@ -49,10 +49,10 @@ _SECTIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
 
 
 class View:
-    """Shows one run; silent where `quiet`."""
+    """Shows one run; silent where `quiet`. `local`: one process trains it."""
 
-    def __init__(self, run: Run, *, quiet: bool) -> None:
-        self._run, self._quiet = run, quiet
+    def __init__(self, run: Run, *, quiet: bool, local: bool = False) -> None:
+        self._run, self._quiet, self._local = run, quiet, local
         self._console = Console(file=sys.stderr if quiet else sys.stdout, quiet=quiet, highlight=False)
         self._progress = Progress(
             TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
@@ -66,11 +66,17 @@ class View:
         self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> Self:
-        config = self._run.config
+        config, workers, stale = (
+            self._run.config,
+            self._run.config.rollout.workers,
+            self._run.config.stream.max_staleness,
+        )
+        who = f"{workers} rollout worker{'' if workers == 1 else 's'}"
+        if self._local:
+            who = "one process" + (f" (groups as stale as stream.max_staleness={stale} lets them be)" if stale else "")
         self._console.print(
             f"{config.name}: {config.objective.name} on {config.task.name}, {config.steps} steps of "
-            f"{config.rollout.groups_per_step} prompts x {config.rollout.group_size} candidates, "
-            f"{config.rollout.workers} rollout workers",
+            f"{config.rollout.groups_per_step} prompts x {config.rollout.group_size} candidates, {who}",
             soft_wrap=True,
         )
         self._console.print(f"run folder: {short_path(self._run.folder)}", soft_wrap=True)

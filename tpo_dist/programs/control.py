@@ -63,6 +63,7 @@ class RolloutStatus(_Message):
 class StreamStatus(_Message):
     """Blocks by state, counted over the run, and the pace."""
 
+    pid: int | None = None
     queued: Count
     in_flight: Count
     ready: Count
@@ -80,6 +81,8 @@ class StreamStatus(_Message):
 class LearnerStatus(_Message):
     """The process that trains."""
 
+    pid: int | None = None
+    node: str | None = None
     state: Literal["starting", "waiting", "training", "restarting", "done"]
     waits_for: str | None = None
     seconds: float

@@ -1,11 +1,12 @@
 """Where the user stands while a run goes on: its folder, in which other terminals read and write, and its view."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from tpo_dist.errors import UsageError
-from tpo_dist.programs.control import Fault, FaultLog, forget_wish, read_wish, write_status
+from tpo_dist.programs.control import Fault, FaultLog, forget_wish, read_status, read_wish, write_status
 from tpo_dist.programs.run import Run
 
 _log = logging.getLogger(__name__)
@@ -18,9 +19,23 @@ class FolderDesk:
         """`most`: rollout workers that the run can give work to. Call with the run's lock held."""
         self._run, self._most = run, most
         self._faults = FaultLog(run.folder)
+        self._note_death()
         self._heard: str | None = None
         self._refusal: str | None = None
         forget_wish(run.folder)
+
+    def _note_death(self) -> None:
+        """Where the process before this one died, faults.jsonl says so."""
+        try:
+            before = read_status(self._run.folder)
+        except UsageError:
+            return
+        if before is None or before.status not in ("starting", "running", "stopping"):
+            return
+        now = time.time()
+        reason = f"process {before.pid} on {before.host} died without a word; the run goes on in another"
+        died = {"role": "driver", "name": "driver", "what": "died", "reason": reason, "step": self._run.first_step}
+        self.fault({**died, "at": now, "detected_seconds": round(max(0.0, now - before.updated), 3)})
 
     def stopping(self) -> bool:
         """Whether an early end is asked for."""
@@ -38,8 +53,8 @@ class FolderDesk:
         self._heard, self._refusal = wish.id, None
         if wish.rollouts != "auto" and wish.rollouts > self._most:
             self._refusal = (
-                f"at most {self._most} blocks are under way at a time, fewer than {wish.rollouts} workers; a smaller "
-                "rollout.block_size or a larger stream.max_staleness would change that"
+                f"{self._most} workers at most have something to do, one for each block that is under way at a time; "
+                f"ask for {self._most} or fewer, or start the run with a smaller rollout.block_size"
             )
             return None
         return wish.rollouts

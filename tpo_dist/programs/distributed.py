@@ -102,7 +102,7 @@ def _start(run: Run, sign: Path) -> Supervisor:
         starting = {learner.start(): "learner"}
         fleet.resize(first_workers(config))
         starting |= {member.ending: member.name for member in fleet.members.values()}
-        await_all(starting, waits.place_seconds + waits.start_seconds)
+        await_all(starting, waits.place_seconds + waits.start_seconds, run.stop.is_set)
         # Only now is anything written to stay: a start that fails leaves the folder as it was.
         return _supervise(run, learner, fleet)
     except BaseException:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 
-def plot_learning_curve(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Error by step on top; the target diagnostics, where there are any, below."""
+def plot_learning_curve(rows: Sequence[Mapping[str, Any]], title: str, path: Path, faults: Sequence[int] = ()) -> None:
+    """Error by step on top; the target diagnostics, where there are any, below. `faults`: steps at which something
+    broke, as thin lines."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; drawing happens once, at the end
     from matplotlib.figure import Figure
 
@@ -18,6 +19,10 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], title: str, path: Pat
     error = [row["error"] for row in rows]
     axes[0].plot(steps, error, color="tab:blue", alpha=0.35, linewidth=1, label="each step")
     axes[0].plot(steps, _smoothed(error, 10), color="tab:blue", linewidth=2, label="mean of 10 steps")
+    for number, step in enumerate(sorted(set(faults))):
+        for axis in axes:
+            label = "faults" if number == 0 and axis is axes[0] else None
+            axis.axvline(step, color="tab:red", alpha=0.4, linewidth=0.8, linestyle=":", label=label)
     axes[0].set(ylabel="error", ylim=(-0.02, 1.02), title=title)
     axes[0].legend(frameon=False)
     if has_target:

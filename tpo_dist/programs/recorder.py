@@ -14,7 +14,7 @@ import numpy as np
 from tpo_dist.errors import UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints, read_rows
 from tpo_dist.metrics import Histogram, Metrics, as_row
-from tpo_dist.programs.control import Fault, FaultLog
+from tpo_dist.programs.control import Fault, FaultLog, read_faults
 from tpo_dist.programs.folder import write_whole
 from tpo_dist.programs.plot import plot_learning_curve
 from tpo_dist.programs.run import Run, StepReport, write_config
@@ -117,8 +117,16 @@ class Recorder:
             return self._summary(status, reason)
         rows = self.rows
         if self._run.config.log.plot and rows:
-            plot_learning_curve(rows, self._run.config.name, self._run.folder / "learning_curve.png")
+            faults = [fault.step for fault in self._faults() if fault.step is not None]
+            plot_learning_curve(rows, self._run.config.name, self._run.folder / "learning_curve.png", faults)
         return self.write_summary(status, reason)
+
+    def _faults(self) -> list[Fault]:
+        try:
+            return read_faults(self._run.folder)
+        except UsageError as error:
+            _log.warning("%s", error)
+            return []
 
     def close(self) -> None:
         """Close the sinks. Where nothing was recorded, all is left as it was, but for the word that the run goes on."""

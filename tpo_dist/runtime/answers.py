@@ -2,16 +2,19 @@
 
 import logging
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from tpo_dist.errors import RunFailed, UsageError
+from tpo_dist.errors import RunFailed, Stopped, UsageError
 from tpo_dist.supervision import WARN_AT
 
 _log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.25
 
 
 def reason(error: RayError) -> str:
@@ -31,16 +34,22 @@ def reason(error: RayError) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def await_all(starting: Mapping[Any, str], seconds: float) -> None:
+def await_all(starting: Mapping[Any, str], seconds: float, stopping: Callable[[], bool] = lambda: False) -> None:
     """Wait until every actor stands.
 
-    Raises RunFailed, naming those that do not or why one cannot, and UsageError where one says what to do about it.
+    Raises RunFailed, naming those that do not or why one cannot, UsageError where one says what to do about it, and
+    Stopped soon after `stopping` says that nobody wants them any more.
     """
-    soon = WARN_AT * seconds
-    done, late = ray.wait(list(starting), num_returns=len(starting), timeout=soon)
-    if late:
-        _log.warning("waiting for %.3g s of %.3g s for %s to start", soon, seconds, _names(starting, late))
-        done, late = ray.wait(list(starting), num_returns=len(starting), timeout=seconds - soon)
+    soon, began = WARN_AT * seconds, time.monotonic()
+    done: list[Any] = []
+    late, warned = list(starting), False
+    while late and (passed := time.monotonic() - began) < seconds:
+        done, late = ray.wait(list(starting), num_returns=len(starting), timeout=min(_LOOK_SECONDS, seconds - passed))
+        if stopping():
+            raise Stopped
+        if late and not warned and time.monotonic() - began >= soon:
+            warned = True
+            _log.warning("waiting for %.3g s of %.3g s for %s to start", soon, seconds, _names(starting, late))
     for ready in done:
         try:
             ray.get(ready)

@@ -42,6 +42,7 @@ def _rollouts(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
                 "node": member.where.host if member.where else None,
                 "state": state,
                 "block": block,
+                "version": of.seen.versions.get(member.name) if of.seen else None,
                 "seconds": round(seconds, 1),
                 "restarts": member.deaths,
                 "blocks": stats.handed_in.get(member.name, 0) if stats else 0,
@@ -54,6 +55,7 @@ def _rollouts(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
 def _stream(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
     names = ("queued", "in_flight", "ready", "trained", "failed", "reissued", "dropped")
     counts: dict[str, Any] = {name: getattr(stats, name) if stats else 0 for name in names}
+    counts["pid"] = of.sight.where.pid if of.sight.where else None
     counts["failed_groups"] = dict(stats.failed_groups) if stats else {}
     shares = of.sizing.idle_shares
     return counts | {"groups_per_second": of.pace, "workers_idle": shares[1] if shares else None}
@@ -63,7 +65,10 @@ def _learner(of: "Supervisor", stats: StreamStats | None) -> dict[str, Any]:
     waits_for = stats.waiting if stats else None
     state = "waiting" if of.learner.state == "training" and waits_for else of.learner.state
     shares = of.sizing.idle_shares
+    where = of.learner.where
     return {
+        "pid": where.pid if where else None,
+        "node": where.host if where else None,
         "state": state,
         "waits_for": waits_for,
         "seconds": round(time.monotonic() - of.learner.heard, 1),

@@ -36,6 +36,8 @@ class Seen:
     """Finished blocks that live with each worker."""
     asking: Collection[str]
     """Workers that wait for its answer."""
+    versions: Mapping[str, int]
+    """Of the weights that each worker samples from."""
     asked: float
     """When it was asked (monotonic seconds)."""
 
@@ -52,6 +54,11 @@ class StreamSight:
         self._where: Whereabouts | None = None
         self._locating: Any = None
 
+    @property
+    def where(self) -> Whereabouts | None:
+        """Its process, where that is known."""
+        return self._where
+
     def look(self, step: int) -> Seen | None:
         """What it says, where there is something new. Raises RunFailed where it is gone for good."""
         now = time.monotonic()
@@ -67,11 +74,11 @@ class StreamSight:
             return None
         looking, self._looking = self._looking, None
         try:
-            stats, refused, owed, asking, life = ray.get(looking)
+            stats, refused, owed, asking, versions, life = ray.get(looking)
         except RayError as error:
             raise failed("the stream", error) from error
         self._lives(life, step)
-        return Seen(stats, refused, owed, asking, self._asked)
+        return Seen(stats, refused, owed, asking, versions, self._asked)
 
     def _wait(self, before: float, step: int) -> None:
         """It has not answered. `before`: for how long it had not at the look before this one (seconds)."""

@@ -35,6 +35,7 @@ class StreamShell:
         """Names under which each worker has asked, and of which it was told that none gets more."""
         self._retired: set[str] = set()
         self._asking: list[str] = []
+        self._loaded: dict[str, int] = {}
         self._life = uuid.uuid4().hex  # a restarted process has another
 
     async def where(self) -> Whereabouts:
@@ -66,6 +67,7 @@ class StreamShell:
             leases = await self._next_leases(turn)
         if not leases:
             return []
+        self._loaded[owner(turn.worker)] = leases[0].version
         news = [] if (leases[0].version, leases[0].digest) == turn.loaded else self._snapshot
         return [pack(leases), *news]
 
@@ -146,6 +148,7 @@ class StreamShell:
     async def lost(self, worker: str, reason: str) -> list[int]:
         """A worker's process is gone; the blocks that went with it."""
         self._retired.discard(worker)
+        self._loaded.pop(worker, None)
         return [block for lane in self._lanes_of(worker) for block in await self._stream.lost(lane, reason)]
 
     async def retire(self, worker: str) -> None:
@@ -165,15 +168,15 @@ class StreamShell:
         await self._stream.rollback(step, settled)
         self._version, self._snapshot = -1, []
 
-    async def look(self) -> tuple[StreamStats, dict[str, str], dict[str, list[int]], list[str], str]:
+    async def look(self) -> tuple[StreamStats, dict[str, str], dict[str, list[int]], list[str], dict[str, int], str]:
         """Numbers, workers whose groups were refused since the last look, finished blocks that live with each worker,
-        workers that wait for an answer, and which life of this actor it is."""
+        workers that wait for an answer, the version that each samples from, and which life of this actor it is."""
         refused, self._refused = self._refused, {}
         owed: dict[str, list[int]] = {}
         for name, blocks in self._stream.owed_by_worker().items():
             owed.setdefault(owner(name), []).extend(blocks)
         asking = [owner(name) for name in self._asking]
-        return self._stream.stats(), refused, owed, asking, self._life
+        return self._stream.stats(), refused, owed, asking, dict(self._loaded), self._life
 
     async def close(self) -> None:
         """End every wait."""

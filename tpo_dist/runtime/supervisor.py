@@ -67,7 +67,7 @@ class Supervisor:
         self.closed = False
         self._told, self._warned = 0.0, 0.0
         self._watch = WorkerWatch(waits.block_seconds, time.monotonic())
-        self._sight = StreamSight(stream, self.faults, desk.say)
+        self.sight = StreamSight(stream, self.faults, desk.say)
         self._deaths = Deaths(limits)
 
     def train(self, until: int) -> Iterator[Step]:
@@ -227,7 +227,7 @@ class Supervisor:
 
     def _look(self) -> None:
         """What the stream says of itself, at most once a second."""
-        seen = self._sight.look(self.step)
+        seen = self.sight.look(self.step)
         if seen is None:
             return
         self.seen = seen
@@ -292,4 +292,5 @@ class Supervisor:
             self.faults.leave(name.partition(".")[0])
         if started or leaving:
             verb = f"starting {', '.join(started)}" if started else f"letting go of {', '.join(leaving)}"
-            self.desk.say(f"{self.sizing.wanted} rollout workers wanted: {verb}")
+            wanted = self.sizing.wanted
+            self.desk.say(f"{wanted} rollout worker{'' if wanted == 1 else 's'} wanted: {verb}")

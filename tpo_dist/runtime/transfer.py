@@ -175,19 +175,22 @@ def _open(folder: Path, block_size: int, blocks_per_step: int, steps: int) -> Gr
 class RawLine:
     """The same blocks, put by as many processes and fetched by one, and no more: what Ray itself can do.
 
-    Each block is made before, and an object of its own; a process is asked once a step for its part of it. Two steps
-    are under way, one being put while the other is fetched. The driver carries the references.
+    Each block is made before; a process is asked once a step for its part of it. Two steps are under way, one being put
+    while the other is fetched. The driver carries the references.
     """
 
-    def __init__(self, group_bytes: int, block_size: int, blocks_per_step: int, workers: int) -> None:
+    def __init__(
+        self, group_bytes: int, block_size: int, blocks_per_step: int, workers: int, *, together: bool = False
+    ) -> None:
+        """`together`: a process puts its part of a step as one object; else each block is one."""
         assert blocks_per_step % workers == 0, "every process puts as many"
         self._putters = [_Putter.remote() for _ in range(workers)]  # type: ignore[attr-defined]
         self._getter: Any = _Getter.remote()  # type: ignore[attr-defined]
-        self._work = group_bytes, block_size, blocks_per_step // workers
+        self._work = group_bytes, block_size, blocks_per_step // workers, together
 
     def stand(self, seconds: float) -> None:
         """Wait until it is ready for its first turn. Raises RunFailed where it is not in time."""
-        ready = [self._getter.get.remote([]), *(putter.put.remote(1, 1, 0) for putter in self._putters)]
+        ready = [self._getter.get.remote([]), *(putter.put.remote(1, 1, 0, False) for putter in self._putters)]
         await_all(dict.fromkeys(ready, "a process of the benchmark of Ray itself"), seconds)
 
     def turn(self, steps: int) -> Iterator[float]:
@@ -213,13 +216,14 @@ class _Putter:
     def __init__(self) -> None:
         self._blocks: list[ScoredGroups] = []
 
-    def put(self, group_bytes: int, block_size: int, count: int) -> list[Any]:
+    def put(self, group_bytes: int, block_size: int, count: int, together: bool) -> list[Any]:
         while len(self._blocks) < count:
             self._blocks.append(make_block(block_size, group_bytes))
-        return [ray.put(block) for block in self._blocks[:count]]
+        blocks = self._blocks[:count]
+        return [ray.put(each) for each in ([blocks] if together else blocks)]
 
 
 @ray.remote(num_cpus=0)
 class _Getter:
     def get(self, batches: Sequence[list[Any]]) -> int:
-        return sum(len(block) for batch in batches for block in ray.get(ray.get(batch[0])))
+        return sum(len(content) for batch in batches for content in ray.get(ray.get(batch[0])))
