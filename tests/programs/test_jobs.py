@@ -30,7 +30,9 @@ def at_hand(path, place):
     settings = read_job(path)
     if settings["policy"]["name"] != "causal_lm":
         return []
-    overrides = [f"policy.path={place / 'model'}", "text.max_prompt_tokens=1800"]
+    text, limit = settings["text"], settings["learner"].get("micro_batch_tokens")
+    assert limit is None or limit >= text["max_prompt_tokens"] + text["max_completion_tokens"]
+    overrides = [f"policy.path={place / 'model'}", "text.max_prompt_tokens=1800", "learner.micro_batch_tokens=null"]
     return [*overrides, f"task.path={place / 'data'}"] if settings["task"]["name"] == "gsm8k" else overrides
 
 
