@@ -1,21 +1,14 @@
 """Job files and overrides: what you wrote is what runs, or you are told in one line why not."""
 
 import json
-from pathlib import Path
+import re
 
 import pytest
 
 from tpo_dist.cli.keys import describe_keys
 from tpo_dist.config import RunConfig
 from tpo_dist.errors import UsageError
-from tpo_dist.programs.job import configure, load_job
-
-JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
-def test_every_job_in_the_repository_is_valid(path):
-    load_job(path)
+from tpo_dist.programs.job import configure, load_job, read_job
 
 
 def test_defaults_are_spelled_out():
@@ -116,8 +109,61 @@ def test_an_empty_file_is_all_defaults(tmp_path):
     assert load_job(path) == configure({})
 
 
+def write(folder, **files):
+    for name, content in files.items():
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    return folder / "job.yaml"
+
+
+def test_a_job_builds_on_other_files(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/sizes.yaml").write_text("base: seed.yaml\nrollout: {groups_per_step: 8, group_size: 4}\n")
+    (tmp_path / "parts/seed.yaml").write_text("seed: 7\nsteps: 5\nname: below\n")
+    (tmp_path / "rates.yaml").write_text("rollout: {group_size: 16}\nlearner: {optimizer: {lr: 0.5}}\n")
+    job = write(
+        tmp_path, job="base: [parts/sizes.yaml, rates.yaml]\nname: above\nlearner: {optimizer: {name: adamw}}\n"
+    )
+    config = load_job(job, ["steps=6"])
+    assert (config.seed, config.steps, config.name) == (7, 6, "above")
+    assert (config.rollout.groups_per_step, config.rollout.group_size) == (8, 16)  # later files over earlier ones
+    assert (config.learner.optimizer.name, config.learner.optimizer.lr) == ("adamw", 0.5)
+
+
+def test_a_base_alone_may_be_a_name(tmp_path):
+    assert load_job(write(tmp_path, job="base: other.yaml\n", other="seed: 9\n")).seed == 9
+
+
+def test_options_go_over_those_of_the_same_component_and_not_to_another(tmp_path):
+    base = "objective: {name: tpo, eta: 2.0}\ntask: {name: token_reversal, length: 4, vocab: 3}\n"
+    job = write(tmp_path, job="base: base.yaml\nobjective: {name: grpo}\ntask: {length: 5}\n", base=base)
+    config = load_job(job)
+    assert config.objective.options["clip"] == 0.2
+    assert "eta" not in config.objective.options
+    assert (config.task.options["length"], config.task.options["vocab"]) == (5, 3)
+
+
+def test_an_option_that_is_a_mapping_is_replaced_whole(tmp_path):
+    base = "task: {name: reasoning_gym, parameters: {a: 1}}\ntext: {chat_options: {b: 2}}\n"
+    job = write(tmp_path, job="base: b.yaml\ntask: {parameters: {c: 3}}\ntext: {chat_options: {d: 4}}\n", b=base)
+    settings = read_job(job)
+    assert settings["task"] == {"name": "reasoning_gym", "parameters": {"c": 3}}
+    assert settings["text"] == {"chat_options": {"d": 4}}
+
+
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml")), ids=lambda path: path.name
+    ("content", "reason"),
+    [
+        ("base: nowhere.yaml\n", "base = 'nowhere.yaml': there is no file"),
+        ("base: job.yaml\n", "base = 'job.yaml': that file builds on this one"),
+        ("base: [round.yaml]\n", "base = 'job.yaml': that file builds on this one"),
+        ("base: 3\n", "base = 3: is not the name of a file"),
+        ("base: [[a]]\n", "is not the name of a file"),
+        ("base: {a: b}\n", "is not the name of a file"),
+        ("base: list.yaml\n", "holds a list, not keys with values"),
+    ],
 )
-def test_every_job_is_valid_and_named_after_its_file(path):
-    assert load_job(path).name == path.stem
+def test_a_base_that_cannot_be_built_on_is_refused(content, reason, tmp_path):
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        load_job(write(tmp_path, job=content, round="base: job.yaml\n", list="- 1\n"))

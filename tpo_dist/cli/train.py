@@ -79,10 +79,13 @@ def _refuse_contradictions(job: str | None, address: str | None, local: bool, re
 def _configuration(job: str | None, changes: list[str]) -> "RunConfig":
     from tpo_dist.errors import UsageError
     from tpo_dist.programs.job import load_job
+    from tpo_dist.programs.ready import refuse_unready
 
     if job is None:
         raise UsageError("JOB", "no job file was given", "name one, such as jobs/token_reversal.yaml")
-    return load_job(Path(job), changes)
+    config = load_job(Path(job), changes)
+    refuse_unready(config, here=config.cluster.address is None)
+    return config
 
 
 @contextmanager
@@ -102,9 +105,11 @@ def _prepared(job: str | None, changes: list[str], resume: str | None) -> "Itera
 
 
 def _resumed(name: str, changes: list[str]) -> "Run":
+    from tpo_dist.programs.ready import refuse_unready
     from tpo_dist.programs.run import resume_run
 
     run = resume_run(name, changes, _runs_dir(changes))
+    refuse_unready(run.config, here=run.config.cluster.address is None)
     for change in run.changes:
         print(f"changed: {change}", file=sys.stderr)
     return run

@@ -44,6 +44,10 @@ class TextPolicyOptions(Protocol):
         """Where the model and its tokenizer are."""
         ...
 
+    def check(self) -> None:
+        """Raise UsageError where the model cannot be what the options say; nothing is loaded."""
+        ...
+
     def load(self, temperature: float, seed: int) -> CausalLM:
         """The policy with the model's own weights; the seed is only for what training adds to them."""
         ...

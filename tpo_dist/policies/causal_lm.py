@@ -8,6 +8,7 @@ Shapes: G groups, K candidates, T tokens of a candidate, N tokens of a packed ro
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,7 +19,14 @@ from tpo_dist.policies.chunked_logps import chunked_logps
 from tpo_dist.policies.contract import CandidateBatch, MatrixView, Policy
 from tpo_dist.policies.packed_attention import block_mask
 from tpo_dist.policies.packing import Packing, pack
-from tpo_dist.policies.pretrained import add_lora, check_logps, load_model
+from tpo_dist.policies.pretrained import (
+    add_lora,
+    check_logps,
+    load_model,
+    refuse_architecture,
+    refuse_missing_weights,
+    require,
+)
 
 _PROBE, _PROBED = 16, 1000
 """Tokens of the probe, and out of how many they are drawn."""
@@ -61,6 +69,10 @@ class CausalLMOptions:
             )
         if self.lora_alpha is not None and self.lora_alpha <= 0:
             raise UsageError(f"lora_alpha = {self.lora_alpha}", "adapters would count nothing", "give more than 0")
+        if not self.lora_modules:
+            raise UsageError("lora_modules = []", "there would be no adapters", "name layers, or give all-linear")
+        if Path(self.path).is_dir():  # processes in other folders find it too
+            object.__setattr__(self, "path", str(Path(self.path).resolve()))
 
     @property
     def lora_scale(self) -> float:
@@ -68,6 +80,14 @@ class CausalLMOptions:
         if self.lora_rank is None or self.lora_alpha is None:
             return 1.0
         return self.lora_alpha / self.lora_rank
+
+    def check(self) -> None:
+        """Raise UsageError where the model's weights are not there, it is no language model, or it lacks the layers
+        that are named. No weights are loaded."""
+        if self.lora_rank is not None:
+            require("peft")
+        refuse_missing_weights(self.path)
+        refuse_architecture(self.path, self.revision, self.lora_modules)
 
     def load(self, temperature: float, seed: int) -> "CausalLM":
         """The policy with the model's weights; logits are divided by the temperature. `seed`: of new adapters.

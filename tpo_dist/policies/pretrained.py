@@ -4,15 +4,21 @@ Both packages are imported when they are needed, and not before.
 """
 
 import importlib
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from tpo_dist.components import nearest
 from tpo_dist.errors import UsageError
 from tpo_dist.policies.contract import CandidateBatch, Policy
 from tpo_dist.policies.packed_attention import NAME, packed_attention
+
+_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"
+"""Where transformers looks for them, in its order."""
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Of log-probs: far above rounding, and far below what an unknown architecture does to them."""
@@ -24,6 +30,46 @@ def require(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"import {module}", str(error), "pip install 'tpo-dist[llm]'") from None
+
+
+def refuse_missing_weights(path: str) -> None:
+    """Raise UsageError where a model folder lacks weights, or has them in part. Nothing is loaded, and no hub asked."""
+    folder, where = Path(path), f"policy.path = {path!r}"
+    if not folder.is_dir():
+        if folder.is_absolute():
+            raise UsageError(where, "there is no such folder", "put the model back, or give another folder")
+        return
+    found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        reason = f"this folder has a model's configuration and none of its weights ({_WEIGHTS[0]})"
+        raise UsageError(where, reason, "copy the weights into it, or download the model again")
+    files = [found]
+    try:
+        if found.suffix == ".json":
+            names = json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()
+            files = [folder / name for name in sorted(set(names))]
+        for file in files:
+            if file.suffix == ".safetensors":
+                with safe_open(file, "numpy"):
+                    pass
+            elif not file.is_file():
+                raise FileNotFoundError("it is not there")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+        reason = f"its weights cannot be read: {file.name if found.suffix != '.json' else found.name}"
+        raise UsageError(where, f"{reason} ({error})", "download the model again") from None
+
+
+def refuse_architecture(path: str, revision: str | None, modules: str | list[str]) -> None:
+    """Raise UsageError where the model writes no text, or has not the linear layers named. No weights are loaded."""
+    transformers = require("transformers")
+    config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, ImportError) as error:
+        reason = f"a model of type {config.model_type!r} is no causal language model ({str(error).splitlines()[0]})"
+        raise UsageError(f"policy.path = {path!r}", reason, "give a model that goes on with a text") from None
+    _refuse_modules(model, modules)
 
 
 def load_model(path: str, revision: str | None, dtype: torch.dtype) -> Any:
@@ -77,14 +123,7 @@ def add_lora(model: Any, rank: int, scale: float, modules: str | list[str], seed
     Raises UsageError where layers are named that the model does not have.
     """
     peft = require("peft")
-    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    head = model.get_output_embeddings()
-    linear -= {name.rpartition(".")[2] for name, module in model.named_modules() if module is head}
-    if modules != "all-linear":
-        for name in modules:
-            if name not in linear:
-                reason = "the model has no such linear layer inside its blocks"
-                raise UsageError(f"policy.lora_modules = {modules}", f"{name}: {reason}", nearest(name, sorted(linear)))
+    _refuse_modules(model, modules)
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=scale * rank,
@@ -95,6 +134,17 @@ def add_lora(model: Any, rank: int, scale: float, modules: str | list[str], seed
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return peft.get_peft_model(model, config).train()
+
+
+def _refuse_modules(model: Any, modules: str | list[str]) -> None:
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    head = model.get_output_embeddings()
+    linear -= {name.rpartition(".")[2] for name, module in model.named_modules() if module is head}
+    if modules != "all-linear":
+        for name in modules:
+            if name not in linear:
+                reason = "the model has no such linear layer inside its blocks"
+                raise UsageError(f"policy.lora_modules = {modules}", f"{name}: {reason}", nearest(name, sorted(linear)))
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from tpo_dist.metrics import Metrics
 from tpo_dist.programs.folder import find_run
 from tpo_dist.programs.job import configure, load_job
 from tpo_dist.programs.parts import make_learner, make_sampler, make_task
+from tpo_dist.programs.ready import refuse_unready
 from tpo_dist.programs.words import in_words, refuse_evaluation
 from tpo_dist.records import Snapshot
 from tpo_dist.rollout.text_task import TokenizedTask
@@ -51,6 +52,7 @@ def find_subject(target: str, job: str | None, overrides: Sequence[str], runs_di
     if not in_words(subject.config):
         reason = f"its task {subject.config.task.name!r} has no held-out questions"
         raise UsageError(target, reason, "evaluate a run of a task in words")
+    refuse_unready(subject.config, here=True)
     return subject
 
 

@@ -28,9 +28,9 @@ def export_run(name: str, target: Path, runs_dir: str, step: int | None = None) 
     if not isinstance(options, TextPolicyOptions):
         reason = f"its policy {config.policy.name!r} is no language model"
         raise UsageError(name, reason, f"take the weights from {folder / 'checkpoints'}, model.safetensors of each")
-    checkpoint = _chosen(name, folder / "checkpoints", step)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(str(target), "is there already, and is not empty", "give the name of a new folder")
+    checkpoint = _chosen(name, folder / "checkpoints", step)
     policy = make_policy(config)
     assert isinstance(policy, CausalLM)
     state = load_weights(checkpoint, policy)

@@ -1,4 +1,9 @@
-"""From a job file and overrides to a run that is known to make sense, before anything starts."""
+"""From a job file and overrides to a run that is known to make sense, before anything starts.
+
+A job file may build on others: `base: FILE`, or a list of them, relative to itself. Later files go over earlier ones,
+and the file itself over all, key by key; a component of another name takes the place of the whole section, as it does
+in an override.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +26,12 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises UsageError, naming key, value, reason and fix, for a file that cannot be read, an unknown key, a value of
     the wrong type or out of bounds, and settings that contradict each other.
     """
-    return configure(_read(path), overrides)
+    return configure(read_job(path), overrides)
+
+
+def read_job(path: Path) -> dict[str, Any]:
+    """What a job file and those it builds on say, unchecked. Raises UsageError where one cannot be read."""
+    return _with_bases(path, ())
 
 
 def configure(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
@@ -59,6 +69,37 @@ def key_names() -> dict[str, list[str]]:
 
     visit(RunConfig, "")
     return names
+
+
+def _with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """`above`: the files that build on this one."""
+    settings, here = _read(path), path.resolve()
+    bases = settings.pop("base", [])
+    merged: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        where = f"{path}: base = {base!r}"
+        if not isinstance(base, str):
+            raise UsageError(where, "is not the name of a file", "give a path relative to this file, or a list of them")
+        file = path.parent / base
+        if file.resolve() in (here, *above):
+            raise UsageError(where, "that file builds on this one", "leave one of the two out")
+        if not file.is_file():
+            raise UsageError(where, f"there is no file {file}", "give a path relative to this file")
+        merged = _merged(merged, _with_bases(file, (here, *above)))
+    return _merged(merged, settings)
+
+
+def _merged(below: Mapping[str, Any], over: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Sections key by key; options of a component whole, and the section whole where it is another component."""
+    merged = dict(below)
+    for key, value in over.items():
+        inner, old = f"{path}.{key}".lstrip("."), below.get(key)
+        section = inner in _COMPONENTS or inner in key_names()
+        if section and isinstance(value, Mapping) and isinstance(old, Mapping):
+            same = inner not in _COMPONENTS or value.get("name", old.get("name")) == old.get("name")
+            value = _merged(old, value, inner) if same else value
+        merged[key] = value
+    return merged
 
 
 def _read(path: Path) -> dict[str, Any]:

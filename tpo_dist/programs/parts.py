@@ -112,7 +112,7 @@ def make_sampler(config: RunConfig, task: Task, temperature: float | None = None
     _require_device("rollout", config.rollout.device)
     options = sampler_options(config)
     if isinstance(options, TextSampling):
-        return options.build(_generation(config, task, temperature))
+        return options.build(generation_of(config, task, temperature))
     assert temperature is None, "policies of our own have no temperature"
     policy = make_policy(config)
     size = sum(parameter.nbytes for parameter in policy.parameters())
@@ -128,8 +128,8 @@ def make_sampler(config: RunConfig, task: Task, temperature: float | None = None
     )
 
 
-def _generation(config: RunConfig, task: Task, temperature: float | None) -> Generation:
-    """What a sampler of language models needs to know of the run."""
+def generation_of(config: RunConfig, task: Task, temperature: float | None = None) -> Generation:
+    """What a sampler of language models needs to know of the run. `temperature`: another than that of training."""
     model = config.policy.options
     rank, alpha = model.get("lora_rank"), model.get("lora_alpha")
     scale = 1.0 if rank is None or alpha is None else alpha / rank
@@ -225,6 +225,11 @@ def refuse_sampler(config: RunConfig) -> None:
     if policy == _LANGUAGE_MODEL and not text:
         names = " or ".join(name for name, kind in SAMPLERS.items() if hasattr(kind, "build"))
         raise UsageError(where, f"policy {policy!r} cannot draw for itself", f"give sampler.name={names}")
+    spread, gpus = getattr(sampler_options(config), "tensor_parallel", 1), config.rollout.gpus
+    if spread > 1 and (config.rollout.device == "cpu" or spread > gpus):
+        reason = f"a worker has rollout.gpus = {gpus:g}, on rollout.device = {config.rollout.device!r}"
+        fix = f"give rollout.device=cuda and rollout.gpus={spread}, or leave it out"
+        raise UsageError(f"sampler.tensor_parallel = {spread}", reason, fix)
     if text and config.rollout.verify_weights == "block":
         reason = f"sampler {config.sampler.name!r} checks weights when it has loaded them"
         raise UsageError("rollout.verify_weights = 'block'", reason, "leave it out")

@@ -4,6 +4,7 @@ Shapes: G groups (one prompt each), K candidates, T tokens of a candidate.
 """
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -69,12 +70,27 @@ class Generation:
 class TextSampling(Protocol):
     """The options of a sampler of language models, which build it for a run."""
 
+    def check(self, generation: Generation, group_size: int) -> None:
+        """Raise UsageError where groups of K such completions cannot be sampled so; nothing is started."""
+        ...
+
+    def require_package(self, device: str) -> None:
+        """Raise UsageError where the package that samples is not installed; it is not imported."""
+        ...
+
     def build(self, generation: Generation) -> Sampler:
         """The sampler, without weights that it would sample from before it loads a snapshot.
 
         Raises UsageError where a package that it needs is not installed.
         """
         ...
+
+
+def refuse_less_than_one(**sizes: int | None) -> None:
+    """Raise UsageError for a size below 1; None is none."""
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} = {value}", "there have to be some", "give 1 or more")
 
 
 def refuse_truncation(top_p: float, top_k: int, min_p: float) -> None:
@@ -87,6 +103,14 @@ def refuse_truncation(top_p: float, top_k: int, min_p: float) -> None:
                 "keep their probability in the learner, so p_old and every ratio would be wrong",
                 f"leave {name} out; rollout.temperature sharpens sampling and training alike",
             )
+
+
+def require_installed(sampler: str, package: str, extra: str) -> None:
+    """Raise UsageError, naming the extra, where a sampler's package is not there; finding it imports nothing."""
+    if importlib.util.find_spec(package) is None:
+        reason = f"the package {package}, which it needs, is not installed"
+        fix = f"pip install 'tpo-dist[{extra}]'" + (", or give sampler.name=transformers" if package == "vllm" else "")
+        raise UsageError(f"sampler.name = {sampler!r}", reason, fix)
 
 
 def require(module: str, extra: str) -> Any:

