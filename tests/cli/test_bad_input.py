@@ -17,6 +17,7 @@ JOB = "name: t\nsteps: 3\ntask: {name: token_reversal, length: 3}\n"
 CASES = {
     "unknown key": (JOB + "lerner: {}\n", [], ["lerner", "there is no such key", "did you mean 'learner'"]),
     "unknown inner key": (JOB, ["learner.optimizer.learning_rate=1"], ["learner.optimizer.learning_rate", "valid names are name, lr"]),
+    "many blocks at a time where one is": (JOB, ["rollout.concurrency=4"], ["rollout.concurrency = 4", "finishes a block before it begins another"]),
     "a key of another section": (JOB, ["lr=1"], ["lr: there is no such key", "did you mean 'learner.optimizer.lr'?"]),
     "unknown section": (JOB, ["rolout.workers=2"], ["rolout", "no such section", "'rollout'"]),
     "unknown task": (JOB, ["task.name=token_reverse"], ["task.name = 'token_reverse'", "'token_reversal'"]),

@@ -142,7 +142,6 @@ CASES = {
     "more memory than a GPU has": (None, ["sampler={name: vllm, gpu_memory: 2.0}"], ["sampler.gpu_memory = 2.0", "a share"]),
     "a model spread over GPUs that are not there": (None, ["sampler={name: vllm, tensor_parallel: 2}"], ["sampler.tensor_parallel = 2", "rollout.gpus = 0", "rollout.gpus=2"]),
     "weights checked for every block": (None, ["rollout.verify_weights=block"], ["rollout.verify_weights = 'block'", "checks weights when it has loaded them"]),
-    "many blocks at a time where one is": (None, ["rollout.concurrency=4"], ["rollout.concurrency = 4", "use sampler.name=vllm"]),
     "a micro-batch for less than a sequence": (None, ["learner.micro_batch_tokens=100"], ["learner.micro_batch_tokens = 100", "may have 116 tokens", "give 116 or more"]),
     "a compiled attention on a CPU": (None, ["policy.attention=flex"], ["policy.attention = 'flex'", "no backward pass on a CPU", "give sdpa"]),
     "a correction of what is computed anew": (None, ["learner.old_logprobs=recompute", "learner.correction.name=tis"], ["learner.old_logprobs = 'recompute'", "needs the sampler's log-probs"]),
