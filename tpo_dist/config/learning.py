@@ -1,34 +1,13 @@
-"""The whole run as frozen models: what you write is what runs, and what you did not write has its default here.
+"""What is learned, and how: learner, rollout workers, the stream between them, tasks in words."""
 
-A section with a `name` (task, policy, objective) takes the options of the component of that name; they are checked
-against the component itself before anything starts (`programs/resolve.py`).
-"""
+from typing import Any, Literal
 
-from typing import Annotated, Any, Literal
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
+from tpo_dist.config.section import Count, Seconds, Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class ComponentConfig(BaseModel):
-    """A component by name; every other key of the section is an option of that component."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
-    name: str = Field(description="which one")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The component's own options, as written."""
-        return dict(self.model_extra or {})
-
-
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """How gradients become steps."""
 
     name: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for matrices, Adam for the rest; adamw")
@@ -47,7 +26,7 @@ class OptimizerConfig(_Section):
     weight_decay: float = Field(0.0, ge=0, description="adamw: decoupled weight decay")
 
 
-class ScheduleConfig(_Section):
+class ScheduleConfig(Section):
     """The learning rate over the steps of the run."""
 
     name: Literal["constant", "linear", "cosine"] = Field("constant", description="shape of the decay after warm-up")
@@ -55,7 +34,7 @@ class ScheduleConfig(_Section):
     final_fraction: float = Field(0.0, ge=0, le=1, description="learning rate at the last step, over `lr`")
 
 
-class CorrectionConfig(_Section):
+class CorrectionConfig(Section):
     """Weights for tokens that another policy sampled than the learner's at the start of the batch."""
 
     name: Literal["none", "tis", "icepop", "vtrace"] = Field("none", description="which one; none trusts the sampler")
@@ -65,7 +44,7 @@ class CorrectionConfig(_Section):
     c_bar: float = Field(1.0, gt=0, le=1, description="vtrace: largest factor of a token")
 
 
-class EarlyStopConfig(_Section):
+class EarlyStopConfig(Section):
     """When the epochs of a batch end before their number."""
 
     kl: float | None = Field(
@@ -76,7 +55,7 @@ class EarlyStopConfig(_Section):
     )
 
 
-class LearnerConfig(_Section):
+class LearnerConfig(Section):
     """The process that trains."""
 
     epochs: Count | None = Field(None, description="gradient epochs per batch; null: the objective's own number")
@@ -113,7 +92,7 @@ class LearnerConfig(_Section):
     gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for the learner")
 
 
-class RolloutConfig(_Section):
+class RolloutConfig(Section):
     """The processes that turn prompts into scored groups."""
 
     workers: Count | Literal["auto"] = Field(
@@ -145,7 +124,7 @@ class RolloutConfig(_Section):
     gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for each worker")
 
 
-class StreamConfig(_Section):
+class StreamConfig(Section):
     """The stream between rollout workers and learner."""
 
     max_staleness: int = Field(
@@ -156,53 +135,7 @@ class StreamConfig(_Section):
     )
 
 
-class FaultConfig(_Section):
-    """What a run survives before it gives up."""
-
-    worker_restarts: int = Field(20, ge=0, description="rollout workers replaced within the window")
-    learner_restarts: int = Field(5, ge=0, description="restarts of the learner within the window")
-    stream_restarts: int = Field(10, ge=0, description="restarts of the stream in the whole run")
-    window_seconds: Seconds = Field(600.0, description="over which restarts are counted")
-    backoff_seconds: Seconds = Field(0.5, description="pause before the second restart in a row; doubles each time")
-    backoff_limit_seconds: Seconds = Field(30.0, description="longest such pause")
-    attempts: Count = Field(3, description="workers that may die or hang with a block before its groups fail")
-    failed_fraction: float = Field(
-        0.5, ge=0, le=1, description="share of failed groups, over the last 20 steps' worth, above which the run ends"
-    )
-
-
-class ClusterConfig(_Section):
-    """Where Ray runs."""
-
-    address: str | None = Field(None, description="Ray cluster to join, or auto; null: start one here")
-    num_cpus: Count | None = Field(None, description="CPUs of the cluster started here; null: this machine's")
-    object_store_mb: int | None = Field(512, ge=80, description="object store of the cluster started here, in MB")
-    placement: Literal["PACK", "SPREAD"] = Field(
-        "PACK", description="whether learner and workers fill nodes one by one, or spread over them"
-    )
-
-
-class DeadlineConfig(_Section):
-    """How long each wait may last before it ends with an error that says what it waited for."""
-
-    connect_seconds: Seconds = Field(30.0, description="joining a Ray cluster")
-    place_seconds: Seconds = Field(60.0, description="Ray granting the resources that were asked for")
-    start_seconds: Seconds = Field(120.0, description="learner and workers starting up")
-    block_seconds: Seconds = Field(
-        300.0, description="one block at a worker, or its first weights; then it is killed and replaced"
-    )
-    groups_seconds: Seconds = Field(900.0, description="the groups of one step arriving at the learner")
-    update_seconds: Seconds = Field(600.0, description="one training step, seen from the driver and from idle workers")
-
-
-class CheckpointConfig(_Section):
-    """What a run keeps on disk to go on from."""
-
-    every_steps: Count = Field(100, description="steps between checkpoints; the last step always has one")
-    keep: Count = Field(2, description="checkpoints kept, the newest ones")
-
-
-class TextConfig(_Section):
+class TextConfig(Section):
     """How tasks in words become tokens, and back."""
 
     max_prompt_tokens: Count = Field(512, description="longest prompt; longer ones are refused before the run")
@@ -215,7 +148,7 @@ class TextConfig(_Section):
     stop: list[str] = Field([], description="texts that end a completion, beside the model's own end tokens")
 
 
-class ScoringConfig(_Section):
+class ScoringConfig(Section):
     """Where completions in words are scored: processes beside the sampler, which may be killed."""
 
     processes: Count = Field(1, description="scorer processes of each rollout worker")
@@ -224,44 +157,10 @@ class ScoringConfig(_Section):
     retries: int = Field(1, ge=0, description="further attempts at a completion whose scorer crashed, hung or raised")
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """Held-out questions, answered by snapshots while training goes on."""
 
     every_steps: Count | None = Field(None, description="steps between evaluations, the first before training")
     questions: Count = Field(64, description="held-out questions, the same each time")
     samples: Count = Field(1, description="completions of each, for pass@k")
     temperature: float = Field(0.0, ge=0, description="of these completions; 0: greedy")
-
-
-class LogConfig(_Section):
-    """What a run writes for people."""
-
-    tensorboard: bool = Field(True, description="write TensorBoard events")
-    plot: bool = Field(True, description="draw the learning curve when the run ends")
-    oracle: bool = Field(
-        False, description="measure misalignment with the gradient of an oracle that knows the right answers"
-    )
-
-
-class RunConfig(_Section):
-    """One run: what to learn, with how much of what, and where."""
-
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="first part of the run's folder name")
-    seed: int = Field(0, ge=0, lt=2**63, description="of the weights, the prompts and the samples")
-    steps: Count = Field(300, description="training steps")
-    runs_dir: str = Field("runs", description="folder that holds the folders of runs")
-    task: ComponentConfig = ComponentConfig(name="token_reversal")
-    policy: ComponentConfig = ComponentConfig(name="transformer")
-    sampler: ComponentConfig = ComponentConfig(name="policy")
-    objective: ComponentConfig = ComponentConfig(name="tpo")
-    rollout: RolloutConfig = RolloutConfig()
-    stream: StreamConfig = StreamConfig()
-    learner: LearnerConfig = LearnerConfig()
-    cluster: ClusterConfig = ClusterConfig()
-    text: TextConfig = TextConfig()
-    scoring: ScoringConfig = ScoringConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    deadlines: DeadlineConfig = DeadlineConfig()
-    faults: FaultConfig = FaultConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    log: LogConfig = LogConfig()
