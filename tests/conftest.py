@@ -25,7 +25,14 @@ SMALL = (
 )
 
 
-_ALONE = ("tests/runtime", "tests/cli/test_killed", "tests/cli/test_scale", "tests/bench")
+_ALONE = (
+    "tests/clusters/test_cluster",
+    "tests/clusters/test_slurm",
+    "tests/runtime",
+    "tests/cli/test_killed",
+    "tests/cli/test_scale",
+    "tests/bench",
+)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
