@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tpo_dist.config import RunConfig
+from tpo_dist.config import ClusterConfig, RunConfig
 from tpo_dist.programs.job import configure
 
 DATA = Path(__file__).parent / "data"
@@ -65,8 +65,7 @@ def small_config(tmp_path: Path) -> Callable[..., RunConfig]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One real Ray cluster for every test that asks for it; starting one takes seconds."""
-    import ray
+    from tpo_dist.runtime.cluster import cluster
 
-    ray.init(address="local", num_cpus=4, object_store_memory=256 * 1024**2, include_dashboard=False, logging_level=40)
-    yield
-    ray.shutdown()
+    with cluster(ClusterConfig(num_cpus=4, object_store_mb=256), 180.0):  # machines that test are often overrun
+        yield
