@@ -18,6 +18,7 @@ from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.ledger import Ledger
 from tpo_dist.schedule import schedule
 from tpo_dist.stream import GroupStream
+from tpo_dist.waiting import DeadlineExceeded
 
 CONFIG = {"name": "t", "rollout": {"block_size": 4}}
 GOOD = BlockSummary(groups=4)
@@ -285,6 +286,29 @@ def test_an_audit_finds_what_is_missing_or_double(events, gaps, duplicates, prob
     assert found.clean == (not problems)
 
 
+def test_what_is_dropped_is_counted_by_prompt_length_and_difficulty_for_good(ledger):
+    """By the ledger, so that it outlives the stream's process."""
+
+    async def scenario():
+        stream = make_stream(ledger, max_staleness=2, drop_older_than=0)
+        await stream.publish(0, "d0")
+        for number in range(4):
+            told = BlockSummary(groups=4, prompt_length=10.0 * (number + 1), reward=0.25 * number)
+            await stream.put(stream.try_lease("a"), number, told)
+        await stream.take(0, 1.0)
+        await stream.finish(0)
+        await stream.publish(1, "d1")
+        with pytest.raises(DeadlineExceeded):
+            await stream.take(1, 0.01)
+
+    asyncio.run(scenario())
+    found = audit(ledger.path)
+    assert found.clean
+    assert found.failures == {"dropped": 8}
+    assert found.dropped_by_length == {"16-31": 4, "32-63": 4}
+    assert found.dropped_by_reward == {"0.5": 4, "0.8": 4}
+
+
 def test_an_audit_says_what_is_waited_for_and_from_whom(ledger):
     async def scenario():
         stream = make_stream(ledger)
@@ -424,6 +448,32 @@ def test_a_missing_row_is_found(tmp_path):
     assert audit(path).problems == ("the ledger lacks row 100",)
     with Ledger.open(path) as ledger, pytest.raises(UsageError, match="lacks row 100"):
         ledger.history()
+
+
+@pytest.mark.parametrize("kind", ["session", "ready"])
+def test_a_row_whose_text_is_damaged_is_a_usage_error(kind, ledger):
+    """A file that is cut in its last page is whole to SQLite, and its texts are not."""
+    asyncio.run(train(make_stream(ledger), 0, 2))
+    with sqlite3.connect(ledger.path) as connection:
+        connection.execute(f"UPDATE events SET detail = substr(detail, 1, 9) WHERE kind = '{kind}'")
+    connection.close()
+    looks = {"session": lambda: ledger.begin_session(CONFIG, 2), "ready": lambda: schedule(ledger)}
+    for look in (lambda: audit(ledger.path), looks[kind]):
+        with pytest.raises(UsageError, match=rf"{ledger.path}: is damaged.* Fix: "):
+            look()
+
+
+def test_a_ledger_that_is_removed_ends_the_run_and_is_not_begun_anew(ledger, small_config):
+    """What is written into a file without a name goes with its process."""
+    from tpo_dist.programs.accounts import open_stream  # with torch, which other processes of these tests do without
+
+    stream = make_stream(ledger)
+    ledger.path.unlink()
+    with pytest.raises(RunFailed, match="ledger.db was removed.*; go on with --resume"):
+        asyncio.run(stream.publish(0, "d0"))
+    with pytest.raises(UsageError, match="ledger.db: is gone, and with it the account of every prompt. Fix: go on"):
+        open_stream(small_config(), ledger.path.parent)
+    assert not ledger.path.exists()
 
 
 def test_there_is_nothing_to_read_where_no_run_has_begun(tmp_path):

@@ -50,7 +50,7 @@ class Ledger:
     @classmethod
     def open(cls, path: Path) -> Self:
         """For writing; it is made where there is none. Raises UsageError where it is damaged, or no ledger."""
-        with _reading(path):
+        with reading(path):
             # Its one user may make it in one thread and use it in another, as Ray does with actors.
             connection = sqlite3.connect(path, timeout=_PATIENCE_SECONDS, isolation_level=None, check_same_thread=False)
             ledger = cls(path, connection)
@@ -79,7 +79,7 @@ class Ledger:
                 "there is no ledger",
                 "a run has one once its processes stand; wait for it, or name another run",
             )
-        with _reading(path):
+        with reading(path):
             connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE_SECONDS)
             ledger = cls(path, connection)
             try:
@@ -100,8 +100,11 @@ class Ledger:
         self._connection.close()
 
     def write(self, events: Sequence[Event]) -> None:
-        """Append them in one transaction. Raises RunFailed where the disk does not take them, or another process has
-        written since this one opened the ledger: that of a driver that was killed may outlive it for a moment."""
+        """Append them in one transaction. Raises RunFailed where the disk does not take them, the file was removed, or
+        another process has written since this one opened it: that of a driver that was killed may outlive it for a
+        moment."""
+        if not self.path.exists():  # what is written would go with this process
+            raise RunFailed(f"{self.path} was removed, and with it the account of every prompt; go on with --resume")
         now, connection = time.time(), self._connection
         rows = [(seq, now, *event) for seq, event in enumerate(events, start=self._rows + 1)]
         try:
@@ -129,7 +132,7 @@ class Ledger:
 
         Raises UsageError where the file turns out to be damaged.
         """
-        with _reading(self.path):
+        with reading(self.path):
             for seq, at, *event in self._connection.execute(f"{_SELECT} WHERE {where} ORDER BY seq", values):
                 yield Row(seq, at, Event(*event))
 
@@ -187,12 +190,13 @@ class Ledger:
         self.write(history.going_back(step, settled, keep_blocks=False))
 
     def _last_block_size(self) -> int | None:
-        sizes = [json.loads(row.event.detail or "")["config"]["rollout"] for row in self.rows("kind = 'session'")]
+        with reading(self.path):
+            sizes = [json.loads(row.event.detail or "")["config"]["rollout"] for row in self.rows("kind = 'session'")]
         return int(sizes[-1]["block_size"]) if sizes else None
 
     def check(self) -> None:
         """Read the whole file. Raises UsageError where it is damaged."""
-        with _reading(self.path):
+        with reading(self.path):
             (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise UsageError(str(self.path), f"is damaged ({' '.join(str(found).split())})", _RESTORE)
@@ -209,10 +213,11 @@ class Ledger:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Inside, what turns out to be damaged in the ledger there is a UsageError: its pages, or the text of its rows."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, json.JSONDecodeError) as error:
         raise UsageError(str(path), f"is damaged, or no ledger ({error})", _RESTORE) from error
 
 
