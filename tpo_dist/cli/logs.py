@@ -12,7 +12,7 @@ LOG = "run.log"
 def warnings_to(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Inside, warnings of this process go to `run.log` in full, such as stacks, and by their first line to `say`."""
     logger = logging.getLogger("tpo_dist")
-    file = logging.FileHandler(folder / LOG, encoding="utf-8", delay=True)
+    file = _File(folder / LOG, encoding="utf-8", delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers = (file, _Saying(say))
     before = logger.propagate
@@ -27,6 +27,11 @@ def warnings_to(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
             logger.removeHandler(handler)
             handler.close()
         logger.propagate = before
+
+
+class _File(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A full disk takes no notes; what matters is said as well."""
 
 
 class _Saying(logging.Handler):
