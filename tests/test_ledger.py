@@ -3,19 +3,20 @@
 import asyncio
 import json
 import os
-import signal
+import shutil
 import sqlite3
 import subprocess
-import sys
 import threading
 
 import pytest
 
+from tests.cli.deadly import forked
 from tests.processes import wait_for
 from tpo_dist.audit import audit, story
 from tpo_dist.blocks import BlockSummary, Event, Failure, Settled
 from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.ledger import Ledger
+from tpo_dist.programs.accounts import open_stream
 from tpo_dist.schedule import schedule
 from tpo_dist.stream import GroupStream
 from tpo_dist.waiting import DeadlineExceeded
@@ -330,28 +331,26 @@ def test_an_audit_says_what_is_waited_for_and_from_whom(ledger):
 
 # Kills, other processes, damage
 
-WRITER = """
-import asyncio, sys
-from pathlib import Path
-from tests.test_ledger import CONFIG, make_stream, train
-from tpo_dist.ledger import Ledger
-ledger = Ledger.open(Path(sys.argv[1]))
-if not ledger.history().finished:
-    ledger.begin_session(CONFIG, 0)
-history = ledger.history()
-asyncio.run(train(make_stream(ledger, history, steps=10**9), history.finished, 10**9))
-"""
+
+def write_on(path):
+    """Go on with a ledger until somebody kills this process."""
+    ledger = Ledger.open(path)
+    if not ledger.history().finished:
+        ledger.begin_session(CONFIG, 0)
+    history = ledger.history()
+    asyncio.run(train(make_stream(ledger, history, steps=10**9), history.finished, 10**9))
 
 
 def test_a_kill_at_any_moment_leaves_a_ledger_that_is_whole(tmp_path):
     path, steps = tmp_path / "ledger.db", 0
     for _ in range(5):
         target = steps + 20
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)]) as writer:
-            try:
-                wait_until(writer, path, target)
-            finally:
-                os.kill(writer.pid, signal.SIGKILL)
+        writer = forked(write_on, path)
+        try:
+            wait_until(writer, path, target)
+        finally:
+            writer.kill()
+            writer.join()
         found = audit(path)
         assert found.clean, found
         assert found.steps >= target
@@ -363,7 +362,7 @@ def wait_until(writer, path, steps):
     """Reading while the other writes: whatever the moment, it is whole."""
 
     def reached():
-        assert writer.poll() is None, "the writer failed"
+        assert writer.is_alive(), "the writer failed"
         found = audit(path) if begun(path) else None
         assert found is None or found.clean, found
         return found is not None and found.steps >= steps
@@ -401,6 +400,28 @@ def test_a_reader_changes_nothing(ledger):
     with Ledger.read(ledger.path) as other, pytest.raises(RunFailed, match="cannot be written"):
         other.write([Event("stream_started")])
     assert len(rows(ledger)) == 1
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "killed"])
+def test_a_ledger_is_read_where_nothing_can_be_written(closed, tmp_path):
+    """As on a disk that is mounted to be read only; a process that was killed left rows in SQLite's log."""
+    path, disk = tmp_path / "ledger.db", tmp_path / "disk"
+    with Ledger.open(path) as ledger:
+        ledger.begin_session(CONFIG, 0)
+        asyncio.run(train(make_stream(ledger), 0, 2))
+        if not closed:
+            shutil.copytree(tmp_path, disk)
+    if closed:
+        shutil.copytree(tmp_path, disk)
+    assert (disk / "ledger.db-wal").exists() != closed
+    for options in (["--bind", disk, disk], ["-o", "remount,ro,bind", disk]):
+        if os.geteuid() or subprocess.run(["mount", *options], capture_output=True).returncode:
+            pytest.skip("mounting a file system takes root and the permission to mount")
+    try:
+        found = audit(disk / "ledger.db")
+        assert (found.complete, found.steps) == (True, 2)
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def make_damaged(tmp_path, how):
@@ -465,8 +486,6 @@ def test_a_row_whose_text_is_damaged_is_a_usage_error(kind, ledger):
 
 def test_a_ledger_that_is_removed_ends_the_run_and_is_not_begun_anew(ledger, small_config):
     """What is written into a file without a name goes with its process."""
-    from tpo_dist.programs.accounts import open_stream  # with torch, which other processes of these tests do without
-
     stream = make_stream(ledger)
     ledger.path.unlink()
     with pytest.raises(RunFailed, match="ledger.db was removed.*; go on with --resume"):

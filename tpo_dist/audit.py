@@ -272,7 +272,11 @@ class _Books:
             problems=tuple(problems),
             waiting=tuple(
                 Waiting(
-                    block=block, state=life.state, worker=life.worker, attempts=life.attempts, seconds=now - life.at
+                    block=block,
+                    state=life.state,
+                    worker=life.worker,
+                    attempts=life.attempts,
+                    seconds=max(0.0, now - life.at),
                 )
                 for block, life in lives
                 if life.state not in _ENDS

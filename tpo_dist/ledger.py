@@ -7,11 +7,14 @@ or return to a checkpoint. What is lost is learnt from the checkpoint that the r
 """
 
 import json
+import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -80,7 +83,7 @@ class Ledger:
                 "a run has one once its processes stand; wait for it, or name another run",
             )
         with reading(path):
-            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE_SECONDS)
+            connection = _connect_to_read(path)
             ledger = cls(path, connection)
             try:
                 ledger._refuse_others()
@@ -210,6 +213,30 @@ class Ledger:
             reason = f"is of format {version}, and this program reads {_FORMAT}"
             raise UsageError(str(self.path), reason, "use the version of this program that made it")
         self._connection.execute(f"{_SELECT} LIMIT 1").fetchone()
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Where the folder cannot be written and nobody writes the ledger, as in an archive, SQLite would have to put its
+    log in order there first: then a copy is read, in memory."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE_SECONDS)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        return connection
+    except sqlite3.OperationalError:
+        connection.close()
+        if os.access(path.parent, os.W_OK):
+            raise
+    memory = sqlite3.connect(":memory:")
+    with TemporaryDirectory(prefix="tpo-ledger-") as folder:
+        try:
+            for file in (path, path.with_name(f"{path.name}-wal")):
+                if file.exists():
+                    shutil.copyfile(file, Path(folder, file.name))
+        except OSError as error:
+            raise UsageError(str(path), f"cannot be read ({error.strerror})", "see its permissions") from None
+        with closing(sqlite3.connect(Path(folder, path.name))) as copy:
+            copy.backup(memory)
+    return memory
 
 
 @contextmanager
