@@ -25,14 +25,12 @@ SMALL = (
 )
 
 
-_ALONE = ("tests/runtime", "tests/cli/test_killed", "tests/cli/test_scale", "tests/bench")
-
-
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Where tests run in two processes (`make test`), those that start clusters or engines stay in one of them."""
-    heavy = item.get_closest_marker("ray") or item.get_closest_marker("vllm") or item.nodeid.startswith(_ALONE)
-    if heavy:
-        item.add_marker(pytest.mark.xdist_group("clusters"))
+    """Where tests run in two processes (`make test`), one has the cluster and all who ask for it, which take half the
+    time; the other has the rest, engines first."""
+    clusters = item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ())
+    if clusters or item.get_closest_marker("vllm"):
+        item.add_marker(pytest.mark.xdist_group("clusters" if clusters else "engines"))
 
 
 @pytest.fixture(autouse=True)
