@@ -1,13 +1,14 @@
 """Shared fixtures: golden arrays, a small run's configuration, and one Ray cluster for the whole session."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tpo_dist.config import ClusterConfig, RunConfig
+from tpo_dist.config import RunConfig
 from tpo_dist.programs.job import configure
 
 DATA = Path(__file__).parent / "data"
@@ -20,7 +21,7 @@ SMALL = (
     "rollout.group_size=8",
     "rollout.workers=1",
     "stream.max_staleness=0",
-    "log.tensorboard=false",
+    "log.sinks=[]",
     "log.plot=false",
 )
 
@@ -63,7 +64,19 @@ def small_config(tmp_path: Path) -> Callable[..., RunConfig]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One real Ray cluster for every test that asks for it; starting one takes seconds."""
-    from tpo_dist.runtime.cluster import cluster
+    import ray
 
-    with cluster(ClusterConfig(num_cpus=4, object_store_mb=256), 180.0):  # machines that test are often overrun
-        yield
+    from tpo_dist.runtime.cluster import patiently
+
+    start = partial(
+        ray.init,
+        address="local",
+        num_cpus=4,
+        object_store_memory=256 * 1024**2,
+        include_dashboard=False,
+        logging_level=40,
+        _system_config={"metrics_report_interval_ms": 1000},  # what is exported is there to read within seconds
+    )
+    patiently(start, 180.0, "Ray")  # machines that test are often overrun
+    yield
+    ray.shutdown()
