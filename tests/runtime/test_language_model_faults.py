@@ -59,7 +59,7 @@ def settings(tmp_path_factory):
         "text.max_completion_tokens=12",
         "text.chat=false",
         "checkpoint.every_steps=4",
-        "log.tensorboard=false",
+        "log.sinks=[]",
         "log.plot=false",
     )
 
