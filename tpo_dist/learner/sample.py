@@ -4,6 +4,7 @@ Shapes: G groups of a batch, K candidates, T tokens of a candidate.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,9 +48,9 @@ class GroupSample:
     p_old_K: NDArray[np.float32]
     """The policy over the group (`group_probabilities`), before the step and after it."""
     p_after_K: NDArray[np.float32]
-    target_K: NDArray[np.float32] | None
+    target_K: NDArray[np.float32] | None = None
     """q, where the method builds a target."""
-    advantages_K: NDArray[np.float32] | None
+    advantages_K: NDArray[np.float32] | None = None
     """What the method has in its place, mean over the tokens."""
     zero_variance: bool
     """Whether all scores are equal, so that nothing is preferred."""
@@ -80,13 +81,7 @@ def take_sample(
     )
     after_GKT = current_logps(split(policy, part.candidates, *limits), part)
     positions, whole, inner = _positions(rows, decisions, int(record.snapshot_versions[0]))
-    groups, own_signal, after_GKT = _select(batch.groups, whole), signal[whole], after_GKT[inner]
-    p_old, p_after = (group_probabilities(objective, logps, groups) for logps in (groups.old_logps_GKT, after_GKT))
-    builds_target = isinstance(objective, TPO)
-    if own_signal.ndim == 3:
-        own_signal = token_sum(own_signal, groups.live) / groups.live.sum(dim=-1).clamp(min=1)
-    flat_G = zero_variance(groups.scores_GK, groups.present_GK)
-    sums = [token_sum(logps, groups.live).float().cpu().numpy() for logps in (groups.old_logps_GKT, after_GKT)]
+    seen = _seen(objective, _select(batch.groups, whole), signal[whole], after_GKT[inner])
     found = record.select(rows)
     tokens_nKT, prompts = pad(found.tokens, found.lengths), pad(found.prompt_tokens, found.prompt_lengths)
     return tuple(
@@ -99,18 +94,28 @@ def take_sample(
             prompt=prompts[i, : found.prompt_lengths[i]],
             tokens_KT=tokens_nKT[i],
             lengths_K=found.lengths[i],
-            scores_K=_array(groups.scores_GK[i]),
             stops_K=found.stop_reasons[i],
-            logps_old_K=sums[0][i],
-            logps_after_K=sums[1][i],
-            p_old_K=_array(p_old[i]),
-            p_after_K=_array(p_after[i]),
-            target_K=_array(own_signal[i]) if builds_target else None,
-            advantages_K=None if builds_target else _array(own_signal[i]),
-            zero_variance=bool(flat_G[i]),
+            **{name: values[i] for name, values in seen.items()},
         )
         for i, row in enumerate(rows)
     )
+
+
+def _seen(objective: Objective, groups: Groups, signal: Tensor, after_GKT: Tensor) -> dict[str, Any]:
+    """What the objective makes of some groups, by field of their samples, one entry for each group."""
+    old_GKT, live_GKT, builds_target = groups.old_logps_GKT, groups.live, isinstance(objective, TPO)
+    if signal.ndim == 3:
+        signal = token_sum(signal, live_GKT) / live_GKT.sum(dim=-1).clamp(min=1)
+    tensors = {
+        "scores_K": groups.scores_GK,
+        "logps_old_K": token_sum(old_GKT, live_GKT),
+        "logps_after_K": token_sum(after_GKT, live_GKT),
+        "p_old_K": group_probabilities(objective, old_GKT, groups),
+        "p_after_K": group_probabilities(objective, after_GKT, groups),
+        "target_K" if builds_target else "advantages_K": signal,
+    }
+    seen: dict[str, Any] = {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
+    return {**seen, "zero_variance": zero_variance(groups.scores_GK, groups.present_GK).tolist()}
 
 
 def _positions(
@@ -136,8 +141,3 @@ def _select(groups: Groups, index: list[int]) -> Groups:
         mask_GKT=groups.mask_GKT[index],
         present_GK=groups.present_GK[index],
     )
-
-
-def _array(values_K: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = values_K.float().cpu().numpy()
-    return array
