@@ -18,8 +18,10 @@ from tpo_dist.cli.replay import replay
 from tpo_dist.cli.scale import scale
 from tpo_dist.cli.status import status
 from tpo_dist.cli.study import study
+from tpo_dist.cli.submit import submit
 from tpo_dist.cli.train import train
 from tpo_dist.errors import UsageError
+from tpo_dist.process import show_token
 
 MISTAKE = 2
 """Exit code: something the user gave cannot work."""
@@ -31,6 +33,7 @@ app = typer.Typer(
     help="Target Policy Optimization and its baselines, distributed on Ray.",
 )
 app.command()(train)
+app.command()(submit)
 app.command()(status)
 app.command()(scale)
 app.command()(objectives)
@@ -56,6 +59,7 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, without a traceback."""
+    show_token()
     try:
         code = app(prog_name="tpo-dist", standalone_mode=False)
     except UsageError as error:
