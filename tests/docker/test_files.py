@@ -42,6 +42,12 @@ def test_hadolint_finds_nothing():
     assert (found.returncode, found.stdout) == (0, "")
 
 
+@pytest.mark.skipif(program("shellcheck") is None, reason="no shellcheck")
+def test_shellcheck_finds_nothing():
+    found = subprocess.run([program("shellcheck"), *SCRIPTS], capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
 @pytest.mark.skipif(program("check-jsonschema") is None, reason="no check-jsonschema")
 def test_compose_files_have_the_published_schema():
     command = [program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", *DOCKER.rglob("compose*.yaml")]
