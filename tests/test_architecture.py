@@ -40,6 +40,7 @@ FLOORS = {
     "runtime": 3,
     "evaluation": 3,
     "programs": 4,
+    "report": 4,
     "studies": 4,
     "bench": 4,
     "cli": 5,

@@ -156,7 +156,8 @@ def make_learner(config: RunConfig) -> Learner:
     oracle = partial(_answers, make_task(config)) if config.log.oracle else None
     remember = config.stream.max_staleness + 2  # those that may still arrive, and one more
     policy, objective = make_policy(config), make_objective(config)
-    return Learner(policy, objective, config.learner, config.steps, oracle, remember=remember)
+    sampling = config.log.groups, config.log.groups_every
+    return Learner(policy, objective, config.learner, config.steps, oracle, remember=remember, sampling=sampling)
 
 
 def _answers(task: Task, record: ScoredGroups) -> NDArray[np.int32]:
