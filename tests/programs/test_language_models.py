@@ -8,6 +8,8 @@ from tpo_dist.errors import UsageError
 from tpo_dist.policies.causal_lm import CausalLMOptions
 from tpo_dist.programs.resolve import _refuse_learning
 
+ADAMW = {"optimizer": {"name": "adamw"}}
+
 
 @pytest.mark.parametrize(
     ("learner", "options", "complaint"),
@@ -28,6 +30,9 @@ from tpo_dist.programs.resolve import _refuse_learning
             "old_logprobs = 'recompute': learner.correction.name = 'tis' needs the sampler's",
         ),
         ({}, {"attention": "flex"}, "policy.attention = 'flex': .*no backward pass on a CPU"),
+        ({"ranks": 2}, {}, "learner.ranks = 2: Muon orthogonalises whole matrices.*Fix: give .*=adamw, or"),
+        ({"ranks": 2, "device": "cuda:1", "gpus": 1, **ADAMW}, {}, "ranks = 2: .*'cuda:1' is one of them.*=cuda and"),
+        ({"ranks": 2, "device": "cuda", "gpus": 0.5, **ADAMW}, {}, "ranks = 2: .*one whole GPU.*is 0.5.*gpus=1"),
     ],
 )
 def test_what_contradicts_itself_is_refused(learner, options, complaint):
@@ -38,7 +43,8 @@ def test_what_contradicts_itself_is_refused(learner, options, complaint):
 
 
 def test_what_does_not_is_not():
-    config = RunConfig.model_validate({"learner": {"micro_batch_tokens": 768, "ranks": 2, "device": "cuda"}})
+    ranks = {"ranks": 2, "device": "cuda", "gpus": 1, "optimizer": {"name": "adamw"}}
+    config = RunConfig.model_validate({"learner": {"micro_batch_tokens": 768, **ranks}})
     _refuse_learning(config, CausalLMOptions(path="model", attention="flex"))
 
 

@@ -18,7 +18,7 @@ from tpo_dist.programs.accounts import begin_ledger, open_stream
 from tpo_dist.programs.desk import FolderDesk
 from tpo_dist.programs.evaluating import make_evaluator
 from tpo_dist.programs.folder import note_evaluation, sign_in
-from tpo_dist.programs.needs import first_workers, needs_of
+from tpo_dist.programs.needs import first_workers, learner_need, needs_of
 from tpo_dist.programs.parts import block_size, blocks_per_step, concurrency, make_learner, make_worker, streams
 from tpo_dist.programs.run import Run, StepReport
 from tpo_dist.runtime.answers import await_all
@@ -135,7 +135,7 @@ def _supervise(run: Run, learner: LearnerSeat, fleet: Fleet) -> Supervisor:
 
 def _make_learner(run: Run, sign: Path, checkpoint: Path | None) -> Any:
     config = run.config.learner
-    options = Need(config.cpus, config.gpus).options(config.threads, run.config.cluster.placement)
+    options = learner_need(run.config).options(config.threads, run.config.cluster.placement)
     if config.node == "driver":
         options["scheduling_strategy"] = on_this_node()
     make = partial(make_learner, run.config)
