@@ -3,7 +3,7 @@
 The loop is our own rather than `model.generate`: it computes a prompt once for all its candidates, drops those that
 have ended, and draws every token with the uniform of its own draw, candidate and position.
 
-Shapes: G groups, K candidates (the greedy one among them, where asked for), C = G K candidates, A of them alive,
+Shapes: G groups, K candidates (the greedy one among them, where asked for), C = G K candidates, A rows still decoded,
 P tokens of the longest prompt, T tokens of a candidate, V vocabulary.
 """
 
@@ -19,20 +19,21 @@ from torch import Tensor
 from tpo_dist.errors import UsageError
 from tpo_dist.policies.contract import GREEDY
 from tpo_dist.policies.tokenizer import load_tokenizer
-from tpo_dist.policies.tree_sampling import draw_tokens
 from tpo_dist.randomness import draw_uniforms
 from tpo_dist.records import Prompts, Snapshot, StopReason
 from tpo_dist.rollout.contract import Candidates
+from tpo_dist.rollout.decoder import LeanModel, LeanSteps, PlainSteps, Read, Steps, take_apart
 from tpo_dist.rollout.generation import (
-    Completion,
     Generation,
     refuse_less_than_one,
     refuse_truncation,
     require,
     require_installed,
-    to_candidates,
 )
 from tpo_dist.rollout.incoming import borrow, checked_digest, merged, probe
+
+_ENDED = 0.125
+"""Once this share of the rows has ended, they are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class TransformersSampler:
         self._generation, self._max_sequences = generation, max_sequences
         self._device = torch.device(generation.device)
         self._base: dict[str, Tensor] = {}  # adapted weights without their adapters
-        self._end_tokens = torch.tensor(generation.end_tokens, device=self._device)
+        self._lean = take_apart(self._model)
         self._text: Any = load_tokenizer(generation.path, generation.revision).tokenizer if generation.stop else None
         self._version: int | None = None
         self._digest = ""
@@ -144,14 +145,28 @@ class TransformersSampler:
         if about.greedy:  # one more candidate beside the others
             uniforms = np.concatenate([uniforms, np.full((shape[0], 1, shape[2]), GREEDY)], axis=1)
         at_a_time = max(1, self._max_sequences // uniforms.shape[1])
-        groups: list[list[Completion]] = []
-        for start in range(0, len(rows), at_a_time):
-            part = slice(start, start + at_a_time)
-            found = _Decoding(self._model, rows[part], uniforms[part], about, self._end_tokens, self._text).run()
-            size = uniforms.shape[1]
-            groups += [found[first : first + size] for first in range(0, len(found), size)]
-        greedy = [group.pop() for group in groups] if about.greedy else None
-        return to_candidates(groups, greedy, self._version)
+        parts = [slice(start, start + at_a_time) for start in range(0, len(rows), at_a_time)]
+        found = [self._decode(rows[part], uniforms[part]) for part in parts]
+        tokens, logps, lengths, stops = (np.concatenate(each) for each in zip(*found, strict=True))
+        tokens *= np.arange(about.max_tokens) < lengths[..., None]
+        logps *= np.arange(about.max_tokens) < lengths[..., None]
+        longest = int(lengths[:, :group_size].max())
+        return Candidates(
+            tokens_GKT=tokens[:, :group_size, :longest],
+            lengths_GK=lengths[:, :group_size],
+            logps_GKT=logps[:, :group_size, :longest],
+            stop_reasons_GK=stops[:, :group_size],
+            greedy_GT=tokens[:, group_size, : lengths[:, group_size].max()] if about.greedy else None,
+            greedy_lengths_G=lengths[:, group_size] if about.greedy else None,
+        )
+
+    def _decode(self, rows: Sequence[list[int]], uniforms_GKT: NDArray[np.float64]) -> list[NDArray[Any]]:
+        """Tokens [G, K, T], their log-probs, lengths [G, K] and stop reasons of some groups."""
+        decoding = _Decoding(self._model, self._lean, rows, uniforms_GKT, self._generation, self._text)
+        decoding.run()
+        return [
+            tensor.numpy(force=True).reshape(*uniforms_GKT.shape[:2], *tensor.shape[1:]) for tensor in decoding.found
+        ]
 
 
 class _Decoding:
@@ -160,44 +175,54 @@ class _Decoding:
     def __init__(
         self,
         model: Any,
+        lean: LeanModel | None,
         rows: Sequence[list[int]],
         uniforms_GKT: NDArray[np.float64],
         about: Generation,
-        end_tokens: Tensor,
         text: Any,
     ) -> None:
-        self._model, self._about, self._end_tokens, self._text = model, about, end_tokens, text
-        self._rows, self._size = rows, uniforms_GKT.shape[1]
-        self._uniforms_CT = torch.from_numpy(uniforms_GKT.reshape(-1, uniforms_GKT.shape[2])).to(end_tokens.device)
-        self._tokens: list[list[int]] = [[] for _ in self._uniforms_CT]
-        self._logps: list[list[float]] = [[] for _ in self._uniforms_CT]
-        self._stops = [StopReason.LENGTH] * len(self._uniforms_CT)
+        self._model, self._lean, self._about, self._text = model, lean, about, text
+        device = torch.device(about.device)
+        self._rows, self._copies = rows, uniforms_GKT.shape[1]
+        self._uniforms_TC = torch.from_numpy(uniforms_GKT.reshape(-1, uniforms_GKT.shape[2])).to(device).T.contiguous()
+        self._greedy_C = self._uniforms_TC[0] == GREEDY
+        self._end_tokens = torch.tensor(about.end_tokens, device=device)
+        shape = (len(self._greedy_C), about.max_tokens)
+        self._tokens_CT = torch.zeros(shape, dtype=torch.int32, device=device)
+        self._logps_CT = torch.zeros(shape, device=device)
+        self._lengths_C = torch.full(shape[:1], about.max_tokens, dtype=torch.int32, device=device)
+        self._stops_C = torch.full(shape[:1], int(StopReason.LENGTH), dtype=torch.int8, device=device)
+
+    @property
+    def found(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens [C, T], log-probs, lengths [C] and stop reasons. Behind a candidate's end is what was drawn there."""
+        return self._tokens_CT, self._logps_CT, self._lengths_C, self._stops_C
 
     @torch.inference_mode()
-    def run(self) -> list[Completion]:
-        """Every completion, group by group."""
-        logits_AV, cache, mask_AS, positions_A = self._read_prompts()
-        alive_A = torch.arange(len(self._tokens), device=logits_AV.device)
+    def run(self) -> None:
+        """Every candidate to its end. Those that have ended are drawn along until they are some, as each time that
+        rows are left out copies the keys and values of the others."""
+        logits_AV, steps = self._read_prompts()
+        rows_A = torch.arange(len(self._lengths_C), device=logits_AV.device)
+        live_A = torch.ones_like(rows_A, dtype=torch.bool)
         for step in range(self._about.max_tokens):
-            drawn_A, ended_A = self._draw(logits_AV, alive_A, step)
-            if step + 1 == self._about.max_tokens or bool(ended_A.all()):
-                break
+            drawn_A = self._draw(logits_AV, rows_A, step)
+            ended_A = self._ended(drawn_A, rows_A, step) & live_A
             if bool(ended_A.any()):
-                kept = (~ended_A).nonzero().squeeze(1)
-                cache.batch_select_indices(kept)
-                alive_A, drawn_A, positions_A = alive_A[kept], drawn_A[kept], positions_A[kept]
-                mask_AS = None if mask_AS is None else mask_AS[kept]
-            if mask_AS is not None:
-                mask_AS = torch.cat([mask_AS, mask_AS.new_ones(len(mask_AS), 1)], dim=1)
-            out = self._model(
-                drawn_A[:, None], attention_mask=mask_AS, position_ids=positions_A[:, None], past_key_values=cache
-            )
-            logits_AV, positions_A = out.logits[:, -1], positions_A + 1
-        done = zip(self._tokens, self._logps, self._stops, strict=True)
-        return [Completion(tokens=tokens, logps=logps, stop=stop) for tokens, logps, stop in done]
+                self._lengths_C[rows_A[ended_A]] = step + 1
+                self._stops_C[rows_A[ended_A]] = int(StopReason.STOP)
+                live_A &= ~ended_A
+            live = int(live_A.sum())
+            if step + 1 == self._about.max_tokens or live == 0:
+                break
+            if live <= (1 - _ENDED) * len(live_A):
+                kept = live_A.nonzero().squeeze(1)
+                steps.keep(kept)
+                rows_A, drawn_A, live_A = rows_A[kept], drawn_A[kept], live_A[kept]
+            logits_AV = steps.step(drawn_A)
 
-    def _read_prompts(self) -> tuple[Tensor, Any, Tensor | None, Tensor]:
-        """Logits after each candidate's prompt, keys and values, mask (None: no padding) and next position."""
+    def _read_prompts(self) -> tuple[Tensor, Steps]:
+        """Logits after each candidate's prompt, and the candidates behind it."""
         device, longest = self._end_tokens.device, max(map(len, self._rows))
         tokens_GP = torch.tensor([[0] * (longest - len(row)) + row for row in self._rows], device=device)
         lengths_G = torch.tensor([len(row) for row in self._rows], device=device)
@@ -211,30 +236,36 @@ class _Decoding:
             use_cache=True,
             logits_to_keep=1,
         )
-        cache = out.past_key_values
-        cache.batch_repeat_interleave(self._size)
-        mask_CP = None if mask_GP is None else mask_GP.repeat_interleave(self._size, 0)
-        logits_CV = out.logits[:, -1].repeat_interleave(self._size, 0)
-        return logits_CV, cache, mask_CP, lengths_G.repeat_interleave(self._size)
+        read = Read(
+            cache=out.past_key_values,
+            copies=self._copies,
+            mask_AP=None if mask_GP is None else mask_GP.repeat_interleave(self._copies, 0),
+            positions_A=lengths_G.repeat_interleave(self._copies),
+        )
+        lean, tokens = self._lean, self._about.max_tokens
+        steps = PlainSteps(self._model, read) if lean is None else LeanSteps(lean, read, tokens)
+        return out.logits[:, -1].repeat_interleave(self._copies, 0), steps
 
-    def _draw(self, logits_AV: Tensor, alive_A: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """The next token of each candidate that is alive, and whether it ends there."""
-        logps_AV = (logits_AV.float() / (self._about.temperature or 1.0)).log_softmax(-1)
-        drawn_A = draw_tokens(logps_AV, self._uniforms_CT[alive_A, step])
-        logps_A = logps_AV.gather(1, drawn_A[:, None]).squeeze(1)
+    def _draw(self, logits_AV: Tensor, rows_A: Tensor, step: int) -> Tensor:
+        """The next token of each row: the first whose cumulated probability exceeds the uniform, or the likeliest."""
+        probs_AV = (logits_AV.float() / (self._about.temperature or 1.0)).softmax(-1)
+        cumulated_AV = probs_AV.cumsum(-1, dtype=torch.float64)
+        levels_A1 = self._uniforms_TC[step, rows_A].unsqueeze(1) * cumulated_AV[:, -1:]
+        drawn_A1 = torch.searchsorted(cumulated_AV, levels_A1, right=True).clamp_(max=probs_AV.shape[1] - 1)
+        greedy_A = self._greedy_C[rows_A]
+        if bool(greedy_A.any()):
+            drawn_A1[greedy_A] = probs_AV[greedy_A].argmax(-1, keepdim=True)
+        self._tokens_CT[rows_A, step] = drawn_A1[:, 0].int()
+        self._logps_CT[rows_A, step] = probs_AV.gather(1, drawn_A1)[:, 0].log()
+        return drawn_A1[:, 0]
+
+    def _ended(self, drawn_A: Tensor, rows_A: Tensor, step: int) -> Tensor:
+        """Which rows end with their newest token: by it, or by a text that it completes."""
         ended_A = torch.isin(drawn_A, self._end_tokens)
-        for row, token, logp in zip(alive_A.tolist(), drawn_A.tolist(), logps_A.tolist(), strict=True):
-            self._tokens[row].append(token)
-            self._logps[row].append(logp)
         if self._about.stop:
-            said = [self._says_stop(row) for row in alive_A.tolist()]
-            ended_A |= torch.tensor(said, device=ended_A.device)
-        for row in alive_A[ended_A].tolist():
-            self._stops[row] = StopReason.STOP
-        return drawn_A, ended_A
-
-    def _says_stop(self, row: int) -> bool:
-        """Whether the end of a completion has a text that stops it; a character has at most four tokens of bytes."""
-        longest = 4 * max(map(len, self._about.stop)) + 4
-        said = self._text.decode(self._tokens[row][-longest:], skip_special_tokens=False)
-        return any(text in said for text in self._about.stop)
+            longest = 4 * max(map(len, self._about.stop)) + 4  # a character has at most four tokens of bytes
+            said_AT = self._tokens_CT[rows_A, max(0, step + 1 - longest) : step + 1].tolist()
+            said = [self._text.decode(tokens, skip_special_tokens=False) for tokens in said_AT]
+            stops = [any(stop in text for stop in self._about.stop) for text in said]
+            ended_A |= torch.tensor(stops, device=ended_A.device)
+        return ended_A
