@@ -230,9 +230,9 @@ def test_a_rank_that_is_killed_or_fails_alone_ends_the_call_with_its_reason(monk
 
 
 def test_a_rank_that_hangs_is_named_after_its_time():
-    team = start(seconds=4.0)
+    team = start(seconds=8.0)
     os.kill(team.pids[1], signal.SIGSTOP)
-    with pytest.raises(RankLost, match="waited 4 s for rank 1 of the learner in count"):
+    with pytest.raises(RankLost, match="waited 8 s for rank 1 of the learner in count"):
         team.run(ranked.count, team)
 
 

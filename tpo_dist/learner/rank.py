@@ -6,6 +6,7 @@ Messages are pickled, behind their length, over the socket FD:
 
     to it     (Place, make)             first; make(team) gives its learner
               (call, arguments)         then, any number: it does call(learner, *arguments)
+              None                      a call that failed here failed on all ranks alike: it goes on
     from it   None, or (kind, text) of an error, after each: imported, learner built, call done
 """
 
@@ -24,6 +25,10 @@ from tpo_dist.learner.other_rank import describe, receive, send
 from tpo_dist.learner.team import Member
 from tpo_dist.process import keep_freed_memory
 
+_ALONE_SECONDS = 10.0
+"""After a call failed: if it has not failed on rank 0 by then, that one waits for this one in a collective. This one
+ends, and so does the wait."""
+
 
 def main() -> None:
     """Serve the socket whose number is the first argument, with as many threads as the second says."""
@@ -32,7 +37,7 @@ def main() -> None:
     keep_freed_memory()
     calls: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_listen, args=(connection, calls), daemon=True).start()
-    with contextlib.suppress(ConnectionError):  # rank 0 is gone
+    with contextlib.suppress(ConnectionError, queue.Empty):  # rank 0 is gone, or waits for what failed here
         place, make = calls.get()
         send(connection, None)
         learner: Any = None
@@ -44,7 +49,10 @@ def main() -> None:
         send(connection, _try(build))
         while learner is not None:
             call, arguments = calls.get()
-            send(connection, _try(lambda call=call, arguments=arguments: call(learner, *arguments)))
+            trouble = _try(lambda call=call, arguments=arguments: call(learner, *arguments))
+            send(connection, trouble)
+            if trouble is not None:
+                calls.get(timeout=_ALONE_SECONDS)
     os._exit(0)
 
 

@@ -3,6 +3,7 @@
 The files are safetensors, one for each rank. Any number of ranks reads what any other number wrote, one alone too.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,4 +44,6 @@ def read_shards(tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
 
     reader = HuggingFaceStorageReader(str(checkpoint / _FOLDER))
     shared = any(hasattr(tensor, "full_tensor") for tensor in tensors.values())
-    load({name: tensor.detach() for name, tensor in tensors.items()}, storage_reader=reader, no_dist=not shared)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # it is what is meant
+        load({name: tensor.detach() for name, tensor in tensors.items()}, storage_reader=reader, no_dist=not shared)

@@ -121,7 +121,8 @@ class Leader(Member):
     def __init__(self, size: int, device: str, threads: int, seconds: float, start_seconds: float, make: Any) -> None:
         """`make(team)` gives a rank its learner, and can be pickled. `seconds`: for each collective and each call,
         `start_seconds`: until the processes are there. Raises RankLost where they are not in time, or fail."""
-        self._seconds, self._busy, self._ended, self._gpus = seconds, "", False, device.startswith("cuda")
+        self._seconds, self._busy, self._gpus = seconds, "", device.startswith("cuda")
+        self._ended = threading.Event()
         wait = timedelta(seconds=seconds)
         store = TCPStore("127.0.0.1", 0, is_master=True, timeout=wait, wait_for_workers=False)
         places = [Place(rank=rank, size=size, port=store.port, device=device, seconds=seconds) for rank in range(size)]
@@ -152,7 +153,7 @@ class Leader(Member):
 
     def run(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """As `Team.run`. After a failure that the ranks do not share, the team is closed."""
-        if self._ended:
+        if self._ended.is_set():
             raise RankLost("the ranks of this learner have been ended")
         what = call.__name__.strip("_")
         try:
@@ -165,6 +166,9 @@ class Leader(Member):
         except BaseException as error:
             if not isinstance(error, Exception) or not self._agreed:
                 self.close()
+                raise
+            for other in self._others.values():
+                other.say(None, self._seconds)
             raise
 
     @contextlib.contextmanager
@@ -215,21 +219,19 @@ class Leader(Member):
 
     def _watch(self) -> None:
         """GPUs' collectives do not end by themselves when a process is gone: see that this one does not hang there."""
-        pids = [other.process for other in self._others.values()]
-        while not self._ended and all(process.poll() is None for process in pids):
-            time.sleep(1.0)
-        died, call = time.monotonic(), self._busy
-        while not self._ended and time.monotonic() < died + _STUCK_SECONDS:
-            time.sleep(1.0)
-        if not self._ended and call and self._busy:
+        while all(other.process.poll() is None for other in self._others.values()):
+            if self._ended.wait(1.0):
+                return
+        call = self._busy
+        if not self._ended.wait(_STUCK_SECONDS) and call and self._busy:
             _log.error("a rank of the learner died during %s, and this process hangs in it: it ends itself", call)
             os._exit(1)
 
     def close(self) -> None:
         """End the other ranks; there is no further call."""
-        if self._ended:
+        if self._ended.is_set():
             return
-        self._ended = True
+        self._ended.set()
         whole = all(other.process.poll() is None for other in self._others.values())
         for other in self._others.values():
             other.end()
