@@ -20,9 +20,9 @@ def check_state(state: dict[str, Any]) -> None:
     _check_published(state["published"], state["step"])
     _check_settled(state["settled"])
     files = state["files"]
-    shards = {name for name in files if re.fullmatch(r"shards/[\w-]+\.safetensors", name)} if files else set()
-    expected = {HEADER, ROWS, *shards} if shards else {MODEL, OPTIMIZER, ROWS}
-    if not isinstance(files, dict) or files.keys() - {PUBLISHED} != expected:
+    names = files.keys() - {PUBLISHED} if isinstance(files, dict) else set()
+    shards = {name for name in names if re.fullmatch(r"shards/[\w-]+\.safetensors", name)}
+    if names != ({HEADER, ROWS, *shards} if shards else {MODEL, OPTIMIZER, ROWS}):
         raise ValueError(f"files has to list {MODEL}, {OPTIMIZER} and {ROWS}, or {HEADER} and shards")
     if PUBLISHED in state["files"] and not state["published"]:
         raise ValueError(f"files lists {PUBLISHED}, and published is empty")
