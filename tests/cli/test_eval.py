@@ -20,7 +20,7 @@ learner: {optimizer: {name: adamw, lr: 1e-2}}
 stream: {max_staleness: 0}
 checkpoint: {every_steps: 1}
 text: {max_prompt_tokens: 100, max_completion_tokens: 8}
-log: {tensorboard: false, plot: false}
+log: {sinks: [], plot: false}
 """
 
 

@@ -33,7 +33,7 @@ policy: {name: transformer, width: 16, layers: 1}
 learner: {epochs: 2}
 rollout: {workers: 2, groups_per_step: 12, block_size: 3, group_size: 8, cpus: 0.5}
 checkpoint: {every_steps: 4}
-log: {tensorboard: false, plot: false}
+log: {sinks: [], plot: false}
 """
 
 

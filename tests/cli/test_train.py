@@ -32,6 +32,7 @@ SUMMARY_KEYS = {
     "steps_per_second",
     "checkpoint",
     "resumed_from_step",
+    "sink_failures",
 }
 
 

@@ -8,7 +8,7 @@ from tpo_dist.programs import local
 from tpo_dist.programs.job import configure
 from tpo_dist.programs.run import create_run
 
-LOGS = ("log.tensorboard=false", "log.plot=false", "rollout.workers=1")
+LOGS = ("log.sinks=[]", "log.plot=false", "rollout.workers=1")
 TABULAR = ("task.name=tabular_bandit", "task.contexts=12", "task.arms=4", "policy.name=tabular")
 DIGITS = ("task.name=digit_bandit", "policy.name=mlp", "learner.optimizer.lr=3e-3")
 JOBS = {

@@ -12,7 +12,7 @@ from tpo_dist.programs.run import create_run
 def test_a_driver_that_died_without_a_word_is_a_fault(small_config, said):
     run = create_run(small_config())
     control.write_status(run.folder, {**STATUS, "status": said, "updated": 1000.0, "pid": 77, "host": "there"})
-    FolderDesk(run, 4)
+    FolderDesk(run, 4, lambda _: None)
     faults = control.read_faults(run.folder)
     if said in ("completed", "interrupted", "failed"):
         assert faults == []
@@ -25,7 +25,7 @@ def test_a_driver_that_died_without_a_word_is_a_fault(small_config, said):
 
 def test_a_first_driver_and_a_torn_status_are_no_faults(small_config):
     run = create_run(small_config())
-    FolderDesk(run, 4)
+    FolderDesk(run, 4, lambda _: None)
     (run.folder / "status.json").write_text("{")
-    FolderDesk(run, 4)
+    FolderDesk(run, 4, lambda _: None)
     assert control.read_faults(run.folder) == []

@@ -46,7 +46,7 @@ def test_files_read_as_yaml_1_2(tmp_path):
         ("learner.optimizer.lr=3e-4", lambda c: c.learner.optimizer.lr == 3e-4),
         ("learner.optimizer.lr=1", lambda c: c.learner.optimizer.lr == 1.0),
         ("learner.max_grad_norm=null", lambda c: c.learner.max_grad_norm is None),
-        ("log.tensorboard=false", lambda c: c.log.tensorboard is False),
+        ("log.sinks=[]", lambda c: c.log.sinks == []),
         ("task.variant=flip", lambda c: c.task.options["variant"] == "flip"),
         ("name=a-b.c", lambda c: c.name == "a-b.c"),
         ("seed=9007199254740993", lambda c: c.seed == 9007199254740993),

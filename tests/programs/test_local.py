@@ -35,7 +35,7 @@ def assert_equal_runs(one, other):
 def test_it_learns_and_records(small_config):
     run = create_run(
         small_config(
-            "steps=60", "task.length=3", "learner.schedule.name=linear", "log.tensorboard=true", "log.plot=true"
+            "steps=60", "task.length=3", "learner.schedule.name=linear", "log.sinks=[tensorboard]", "log.plot=true"
         )
     )
     recorder = Recorder(run)
@@ -133,7 +133,7 @@ def test_steps_that_were_saved_and_not_reported_have_their_rows(resumed, small_c
 
 
 def test_the_last_step_has_its_row_though_nobody_reported_it(small_config):
-    run = create_run(small_config("steps=2", "log.tensorboard=true"))
+    run = create_run(small_config("steps=2", "log.sinks=[tensorboard]"))
     recorder = Recorder(run)
     *_, last = local.train(run)
     assert last.step == 2

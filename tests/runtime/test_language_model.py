@@ -43,7 +43,7 @@ SUMS = (
     "text.chat=false",
     "stream.max_staleness=1",
     "deadlines.start_seconds=400",
-    "log.tensorboard=false",
+    "log.sinks=[]",
     "log.plot=false",
 )
 

@@ -25,7 +25,7 @@ LATENCY_BOUND = (
     "rollout.cpus=0.25",
     "learner.epochs=16",
     "learner.schedule.name=linear",
-    "log.tensorboard=false",
+    "log.sinks=[]",
     "log.plot=false",
 )
 """Two workers, each of which makes one block of a step. Steps of a few tenths of a second, as those of a judge."""

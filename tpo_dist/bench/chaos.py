@@ -51,7 +51,7 @@ JOB = (
     "faults.stream_restarts=1000",
     "faults.attempts=1000",
     "faults.backoff_limit_seconds=1",
-    "log.tensorboard=false",
+    "log.sinks=[]",
     "log.plot=false",
 )
 """Small, so that it learns within the minutes that the kills leave it; budgets without end, so that it has to."""

@@ -40,7 +40,7 @@ JOB = (
     "text.max_completion_tokens=32",
     "text.max_prompt_tokens=64",
     "text.chat=false",
-    "log.tensorboard=false",
+    "log.sinks=[]",
     "log.plot=false",
     f"checkpoint.every_steps={10**9}",
 )

@@ -24,7 +24,7 @@ WAITING = (
     "learner.cpus=0",
     "stream.max_staleness=4",
     "learner.epochs=1",
-    "log.tensorboard=false",
+    "log.sinks=[]",
     "log.plot=false",
 )
 """Blocks of two prompts, each of which waits a second for its scores; the learner has next to nothing to do."""

@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LOG = "run.log"
+from tpo_dist.runlog import LOG, lines_to
 
 
 @contextmanager
-def warnings_to(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Inside, warnings of this process go to `run.log` in full, such as stacks, and by their first line to `say`."""
+def warnings_to(folder: Path, say: Callable[[str], None], step: Callable[[], int]) -> Iterator[None]:
+    """Inside, warnings of this process go to `run.log` as JSON, such as stacks, and by their first line to `say`.
+
+    `step`: steps finished.
+    """
     logger = logging.getLogger("tpo_dist")
-    file = logging.FileHandler(folder / LOG, encoding="utf-8", delay=True)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handlers = (file, _Saying(say))
+    handlers = (lines_to(folder, "driver", step), _Saying(say))
     before = logger.propagate
     logger.propagate = False
     for handler in handlers:

@@ -12,6 +12,7 @@ from tpo_dist.cli.eval import evaluation
 from tpo_dist.cli.export import export
 from tpo_dist.cli.fetch_model import fetch_model
 from tpo_dist.cli.ledger import ledger
+from tpo_dist.cli.metrics import metrics
 from tpo_dist.cli.objectives import objectives
 from tpo_dist.cli.replay import replay
 from tpo_dist.cli.scale import scale
@@ -33,6 +34,7 @@ app.command()(train)
 app.command()(status)
 app.command()(scale)
 app.command()(objectives)
+app.command()(metrics)
 app.command()(ledger)
 app.command()(replay)
 app.command()(export)

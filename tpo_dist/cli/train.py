@@ -27,7 +27,7 @@ is refused. A run that another process trains is refused too: its folder holds r
 
 With --json, standard output is one JSON value. Training gives an object, the summary: run (folder), status (completed,
 interrupted, failed), reason, step, steps, error and reward (means of the last 20 steps), seconds, steps_per_second,
-checkpoint, resumed_from_step.
+checkpoint, resumed_from_step, sink_failures (by sink, what did not arrive).
 Exit code: 0 completed, 1 failed, 2 mistake in what was given, 130 interrupted.
 """
 

@@ -56,7 +56,12 @@ class CheckpointConfig(Section):
 class LogConfig(Section):
     """What a run writes for people."""
 
-    tensorboard: bool = Field(True, description="write TensorBoard events")
+    sinks: list[str] = Field(
+        ["tensorboard"], description="where its steps are shown beside its folder: tensorboard, wandb, mlflow, trackio"
+    )
+    project: str = Field(
+        "tpo-dist", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of W&B and Trackio; experiment of MLflow"
+    )
     plot: bool = Field(True, description="draw the learning curve when the run ends")
     oracle: bool = Field(
         False, description="measure misalignment with the gradient of an oracle that knows the right answers"

@@ -15,9 +15,10 @@ _log = logging.getLogger(__name__)
 class FolderDesk:
     """status.json and faults.jsonl for whoever looks, fleet.json for whoever wishes."""
 
-    def __init__(self, run: Run, most: int) -> None:
-        """`most`: rollout workers that the run can give work to. Call with the run's lock held."""
-        self._run, self._most = run, most
+    def __init__(self, run: Run, most: int, watch: Callable[[Mapping[str, Any]], None]) -> None:
+        """`most`: rollout workers that the run can give work to. `watch` is told what status.json says. Call with the
+        run's lock held."""
+        self._run, self._most, self._watch = run, most, watch
         self._faults = FaultLog(run.folder)
         self._note_death()
         self._heard: str | None = None
@@ -60,7 +61,7 @@ class FolderDesk:
         return wish.rollouts
 
     def tell(self, picture: Mapping[str, Any]) -> None:
-        """Write status.json; a full disk is no reason to stop training."""
+        """Write status.json, and export it; a full disk is no reason to stop training."""
         config = self._run.config
         whole = {
             "run": self._run.folder.name,
@@ -70,6 +71,7 @@ class FolderDesk:
             "last_wish_error": self._refusal,
             **picture,
         }
+        self._watch(whole)
         self._dare(lambda: write_status(self._run.folder, whole))
 
     def fault(self, record: Mapping[str, Any]) -> None:

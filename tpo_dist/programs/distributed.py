@@ -24,6 +24,7 @@ from tpo_dist.programs.run import Run, StepReport
 from tpo_dist.runtime.answers import await_all
 from tpo_dist.runtime.cluster import cluster, started_here
 from tpo_dist.runtime.evaluation_actor import EvaluationActor, EvaluationSeat
+from tpo_dist.runtime.exporter import Exporter
 from tpo_dist.runtime.fleet import Fleet
 from tpo_dist.runtime.learner_actor import LearnerActor
 from tpo_dist.runtime.placement import Need, check_room, on_this_node
@@ -50,11 +51,14 @@ class System:
     """The actors of a run, standing and waiting, and who looks after them."""
 
     supervisor: Supervisor
+    exporter: Exporter
 
     def train(self, until: int) -> Iterator[StepReport]:
         """Train until so many steps of the run are done; can be called again to go on."""
-        for report in self.supervisor.train(until):
-            yield StepReport(*report)
+        for step in self.supervisor.train(until):
+            report = StepReport(*step)
+            self.exporter.step(report.metrics, report.seconds)
+            yield report
 
 
 @contextmanager
@@ -65,10 +69,11 @@ def launch(run: Run) -> Iterator[System]:
         growing = not started_here(config.cluster)
         check_room(needs_of(config), config.cluster.placement, waits.place_seconds, can_grow=growing)
         with sign_in(run.folder) as sign:
-            supervisor = _start(run, sign)
+            exporter = Exporter(run.folder.name)
+            supervisor = _start(run, sign, exporter)
             evaluator = _evaluate_beside(run, supervisor)
             try:
-                yield System(supervisor)
+                yield System(supervisor, exporter)
                 if evaluator is not None and not run.stop.is_set():
                     supervisor.close_stream()
                     evaluator.finish(waits.block_seconds)
@@ -94,7 +99,7 @@ def _evaluate_beside(run: Run, supervisor: Supervisor) -> EvaluationSeat | None:
     return seat
 
 
-def _start(run: Run, sign: Path) -> Supervisor:
+def _start(run: Run, sign: Path, exporter: Exporter) -> Supervisor:
     config, waits = run.config, run.config.deadlines
     learner = LearnerSeat(partial(_make_learner, run, sign), partial(_newest_checkpoint, run), waits.groups_seconds)
     fleet = Fleet(partial(_make_worker, config), waits.update_seconds)
@@ -104,14 +109,14 @@ def _start(run: Run, sign: Path) -> Supervisor:
         starting |= {member.ending: member.name for member in fleet.members.values()}
         await_all(starting, waits.place_seconds + waits.start_seconds, run.stop.is_set)
         # Only now is anything written to stay: a start that fails leaves the folder as it was.
-        return _supervise(run, learner, fleet)
+        return _supervise(run, learner, fleet, exporter)
     except BaseException:
         learner.close()
         fleet.close()
         raise
 
 
-def _supervise(run: Run, learner: LearnerSeat, fleet: Fleet) -> Supervisor:
+def _supervise(run: Run, learner: LearnerSeat, fleet: Fleet, exporter: Exporter) -> Supervisor:
     """The stream, and who looks after it, the learner and the workers, which stand."""
     config, rollout = run.config, run.config.rollout
     begin_ledger(run)
@@ -121,7 +126,7 @@ def _supervise(run: Run, learner: LearnerSeat, fleet: Fleet) -> Supervisor:
     most = blocks_per_step(config) * config.learner.publish_every * (config.stream.max_staleness + 1)
     sizing = Sizing(first_workers(config), rollout.workers == "auto", rollout.min_workers, rollout.max_workers)
     sizes = rollout.groups_per_step, block_size(config)
-    desk = FolderDesk(run, most)
+    desk = FolderDesk(run, most, exporter.status)
     supervisor = Supervisor(fleet, learner, stream, desk, config.deadlines, config.faults, sizing, sizes)
     try:
         learner.stand()

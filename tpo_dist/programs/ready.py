@@ -1,17 +1,20 @@
-"""What a run of a language model needs beyond a configuration that makes sense; asked before anything starts."""
+"""What a run needs beyond a configuration that makes sense; asked before anything starts."""
 
 from tpo_dist.config import RunConfig
 from tpo_dist.policies import TextPolicyOptions
 from tpo_dist.programs.parts import generation_of, make_task, policy_options, sampler_options
+from tpo_dist.programs.sinks import refuse_unready_sinks
 from tpo_dist.rollout.generation import TextSampling
 
 
 def refuse_unready(config: RunConfig, *, here: bool) -> None:
-    """Raise UsageError where the model has no weights or other layers than named, the sampler cannot sample groups of
-    this size, or its package is not installed. It loads no weights, and starts nothing.
+    """Raise UsageError where a sink's package or key is missing; where the model has no weights or other layers than
+    named, the sampler cannot sample groups of this size, or its package is not installed. It loads no weights, and
+    starts nothing.
 
     `here`: whether this machine samples; the package is not asked for where another one does.
     """
+    refuse_unready_sinks(config.log.sinks)
     policy, sampler = policy_options(config), sampler_options(config)
     if not isinstance(policy, TextPolicyOptions):
         return

@@ -1,4 +1,4 @@
-"""What a run writes while it runs: metrics line by line, TensorBoard events, a summary and the learning curve."""
+"""What a run writes while it runs: metrics line by line, its sinks, a summary and the learning curve."""
 
 import json
 import logging
@@ -9,15 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-import numpy as np
-
 from tpo_dist.errors import UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints, read_rows
-from tpo_dist.metrics import Histogram, Metrics, as_row
+from tpo_dist.metrics import Metrics, as_row
 from tpo_dist.programs.control import Fault, FaultLog, read_faults
 from tpo_dist.programs.folder import write_whole
 from tpo_dist.programs.plot import plot_learning_curve
 from tpo_dist.programs.run import Run, StepReport, write_config
+from tpo_dist.programs.sinks.several import Sinks
 
 Status = Literal["running", "completed", "interrupted", "failed"]
 LAST_STEPS = 20
@@ -39,9 +38,14 @@ class Recorder:
         self._file: TextIO | None = None
         rows = self.rows
         self._last = rows[-1]["step"] if rows else 0
-        self._board: _Board | None = None
+        self._sinks: Sinks | None = None
         if not run.resumed:
             self._begin()
+
+    @property
+    def recorded(self) -> int:
+        """The last step that has its row."""
+        return self._last
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -53,7 +57,7 @@ class Recorder:
         write_config(self._run.folder, self._run.config)
         write_whole(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = _Board(self._run, self._run.first_step) if self._run.config.log.tensorboard else None
+        self._sinks = Sinks(self._run, self._run.first_step)
         self.write_summary("running")
         return self._file
 
@@ -71,8 +75,8 @@ class Recorder:
         self._last = int(row["step"])
         file.write(json.dumps(row) + "\n")
         file.flush()
-        if self._board is not None:
-            self._board.write(row, metrics)
+        if self._sinks is not None:
+            self._sinks.write(row, metrics)
 
     def _catch_up(self, file: TextIO, step: int) -> None:
         """Rows up to that step that were never reported, from the checkpoints; a line in faults.jsonl for others."""
@@ -104,15 +108,14 @@ class Recorder:
         self._file.close()
         write_whole(self._path, "".join(json.dumps(row) + "\n" for row in _rows_until(self._path, step)))
         self._file = self._path.open("a", encoding="utf-8")
-        if self._board is not None:
-            self._board.close()
-            self._board = _Board(self._run, step)
+        if self._sinks is not None:
+            self._sinks.go_back(step)
         self._last = step
         return self._file
 
     def finish(self, status: Status, reason: str | None = None) -> dict[str, Any]:
         """Close the sinks, draw the curve and write the summary; the summary."""
-        self.close()
+        self.close(status)
         if self._file is None:
             return self._summary(status, reason)
         rows = self.rows
@@ -128,7 +131,7 @@ class Recorder:
             _log.warning("%s", error)
             return []
 
-    def close(self) -> None:
+    def close(self, status: Status = "failed") -> None:
         """Close the sinks. Where nothing was recorded, all is left as it was, but for the word that the run goes on."""
         if self._file is None:
             _correct_running(self._run.folder / "summary.json")
@@ -136,8 +139,8 @@ class Recorder:
         if not self._file.closed:
             self._catch_up(self._file, self.step)
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        if self._sinks is not None:
+            self._sinks.close(status)
 
     def write_summary(self, status: Status, reason: str | None = None) -> dict[str, Any]:
         """`summary.json`, replaced in one piece; its content."""
@@ -168,30 +171,8 @@ class Recorder:
             "steps_per_second": round(len(rows) / seconds, 3) if seconds else None,
             "checkpoint": str(checkpoints[-1]) if checkpoints else None,
             "resumed_from_step": self._run.first_step or None,
+            "sink_failures": {} if self._sinks is None else dict(self._sinks.failures),
         }
-
-
-class _Board:
-    """TensorBoard events."""
-
-    def __init__(self, run: Run, step: int) -> None:
-        """`step`: the last that counts; later ones of an earlier process are hidden."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not everyone wants it
-
-        self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1)
-
-    def write(self, row: Mapping[str, float], metrics: Metrics) -> None:
-        """`metrics`: for their histograms."""
-        step = int(row["step"])
-        for name, number in row.items():
-            if name != "step":
-                self._writer.add_scalar(name, number, step)
-        for name, metric in metrics.items():
-            if isinstance(metric, Histogram) and metric.observations:
-                self._writer.add_histogram(f"{name}/histogram", np.array(metric.observations), step)
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:

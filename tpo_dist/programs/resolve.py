@@ -23,6 +23,7 @@ from tpo_dist.programs.parts import (
     sampler_options,
     task_options,
 )
+from tpo_dist.programs.sinks import refuse_sinks
 from tpo_dist.programs.words import in_words, refuse_evaluation, refuse_questions
 from tpo_dist.rollout import Streaming
 from tpo_dist.tasks import Answers, ContextTask, Task, TokenScoring
@@ -33,6 +34,7 @@ _LANES = 16
 
 def resolve(config: RunConfig) -> RunConfig:
     """Every default filled in, every part tried. Raises UsageError for what cannot work together."""
+    refuse_sinks(config.log.sinks)
     options, objective, policy = task_options(config), make_objective(config), policy_options(config)
     sampler = sampler_options(config)
     streams = issubclass(type(sampler), Streaming)

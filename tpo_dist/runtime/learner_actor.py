@@ -16,6 +16,7 @@ from tpo_dist.learner.checkpoint import Checkpointer, Saved, load_checkpoint
 from tpo_dist.learner.learner import Learner
 from tpo_dist.metrics import Mean, Metrics, Sum, as_row
 from tpo_dist.records import ScoredGroups, concatenate
+from tpo_dist.runlog import log_lines
 from tpo_dist.runtime.messages import (
     GRACE_SECONDS,
     SMALL_BYTES,
@@ -61,6 +62,8 @@ class LearnerShell:
         if self._start is not None:
             load_checkpoint(self._start, self._learner)
         self._saved_version = self._learner.version
+        if self._sign is not None:
+            log_lines(self._sign.parent, "learner", lambda: self._learner.version)
         return whereabouts("learner"), self._learner.version, Settled.from_json(self._learner.settled)
 
     def train(self, stream: Any, until: int, seconds: float) -> Iterator[Step]:

@@ -11,6 +11,7 @@ import ray
 from tpo_dist.blocks import Lease, Settled, StreamStats, Taken, Window, owner
 from tpo_dist.metrics import Mean, Metrics, Sum
 from tpo_dist.quarantine import write_quarantine
+from tpo_dist.runlog import log_lines
 from tpo_dist.runtime.messages import Delivery, Turn, Whereabouts, pack, set_up_process, unpack, whereabouts
 from tpo_dist.stream import GroupStream
 from tpo_dist.waiting import Bell
@@ -24,6 +25,7 @@ class StreamShell:
         `evaluate_every`: steps between the snapshots that are kept for the evaluator; None: none is."""
         set_up_process(1)
         self._stream, self._folder = open_stream(), folder
+        log_lines(folder, "stream", lambda: self._stream.stats().finished)
         self._snapshot: list[Any] = []
         self._version = -1
         self._news = Bell()

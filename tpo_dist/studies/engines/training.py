@@ -16,7 +16,7 @@ from tpo_dist.programs.job import configure
 from tpo_dist.programs.run import Run
 
 _QUIET = {
-    "log.tensorboard": False,
+    "log.sinks": [],
     "log.plot": False,
     "checkpoint.every_steps": 10**9,
     "rollout.workers": 1,
