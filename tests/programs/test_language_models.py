@@ -6,7 +6,9 @@ from tpo_dist.components import build
 from tpo_dist.config import RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.policies.causal_lm import CausalLMOptions
+from tpo_dist.programs.needs import describe_needs, needs_of
 from tpo_dist.programs.resolve import _refuse_learning
+from tpo_dist.runtime.placement import Need
 
 ADAMW = {"optimizer": {"name": "adamw"}}
 
@@ -46,6 +48,13 @@ def test_what_does_not_is_not():
     ranks = {"ranks": 2, "device": "cuda", "gpus": 1, "optimizer": {"name": "adamw"}}
     config = RunConfig.model_validate({"learner": {"micro_batch_tokens": 768, **ranks}})
     _refuse_learning(config, CausalLMOptions(path="model", attention="flex"))
+
+
+def test_what_a_learner_takes_is_for_all_of_its_ranks():
+    learner = {"ranks": 4, "cpus": 2, "gpus": 1}
+    config = RunConfig.model_validate({"learner": learner, "rollout": {"workers": 1, "cpus": 1}})
+    assert needs_of(config)[0] == Need(8, 4)
+    assert "needs 9 CPU and 4 GPU, of which 4 ranks of the learner 2 CPU and 1 GPU each" in describe_needs(config)
 
 
 def test_options_read_from_a_job_are_checked():
