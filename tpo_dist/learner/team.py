@@ -122,7 +122,7 @@ class Leader(Member):
         """`make(team)` gives a rank its learner, and can be pickled. `seconds`: for each collective and each call,
         `start_seconds`: until the processes are there. Raises RankLost where they are not in time, or fail."""
         self._seconds, self._busy, self._gpus = seconds, "", device.startswith("cuda")
-        self._ended = threading.Event()
+        self._ended, self._watcher = threading.Event(), threading.Thread(target=self._watch, daemon=True)
         wait = timedelta(seconds=seconds)
         store = TCPStore("127.0.0.1", 0, is_master=True, timeout=wait, wait_for_workers=False)
         places = [Place(rank=rank, size=size, port=store.port, device=device, seconds=seconds) for rank in range(size)]
@@ -136,7 +136,7 @@ class Leader(Member):
         except BaseException:
             self.close()
             raise
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watcher.start()
 
     @property
     def pids(self) -> dict[int, int]:
@@ -232,6 +232,8 @@ class Leader(Member):
         if self._ended.is_set():
             return
         self._ended.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
         whole = all(other.process.poll() is None for other in self._others.values())
         for other in self._others.values():
             other.end()
