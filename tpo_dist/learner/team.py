@@ -188,22 +188,24 @@ class Leader(Member):
 
     def _blame(self, what: str, error: Exception) -> str | None:
         """Which other rank an error comes from; None where it is this one's own, and the others saw it too."""
-        silent: list[int] = []
+        silent: list[str] = []
+        failed: list[tuple[bool, str]] = []
         for rank, other in self._others.items():
             try:
                 trouble = other.hear(_GRACE_SECONDS)
             except TimeoutError:
-                silent.append(rank)
-                continue
+                silent.append(str(rank))
             except OSError:
                 return f"rank {rank} of the learner {other.ending()} during {what}"
-            if trouble is not None and trouble != describe(error):
-                return f"rank {rank} of the learner failed during {what}: {trouble[1]}"
-        if silent and isinstance(error, RuntimeError):  # as torch's collectives raise
-            names = ", ".join(str(rank) for rank in silent)
-            return f"waited {self._seconds:g} s for rank {names} of the learner in {what} ({error})"
-        self._agreed = not silent
-        return None
+            else:
+                if trouble is not None and trouble != describe(error):
+                    met = trouble[0] in ("RuntimeError", "DistBackendError")  # what others see of a rank in trouble
+                    failed.append((met, f"rank {rank} of the learner failed during {what}: {trouble[1]}"))
+        collective = isinstance(error, RuntimeError)  # as torch's raise
+        if silent and collective and all(met for met, _ in failed):
+            return f"waited {self._seconds:g} s for rank {', '.join(silent)} of the learner in {what} ({error})"
+        self._agreed = not silent and not failed
+        return min(failed)[1] if failed else None
 
     def _hear_all(self, what: str, seconds: float) -> None:
         end = time.monotonic() + seconds
