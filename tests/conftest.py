@@ -1,6 +1,7 @@
 """Shared fixtures: golden arrays, a small run's configuration, and one Ray cluster for the whole session."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,12 @@ SMALL = (
 )
 
 
-_ALONE = ("tests/runtime", "tests/cli/test_killed", "tests/cli/test_scale", "tests/bench")
-
-
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Where tests run in two processes (`make test`), those that start clusters or engines stay in one of them."""
-    heavy = item.get_closest_marker("ray") or item.get_closest_marker("vllm") or item.nodeid.startswith(_ALONE)
-    if heavy:
-        item.add_marker(pytest.mark.xdist_group("clusters"))
+    """Where tests run in two processes (`make test`), one has the cluster and all who ask for it, which take half the
+    time; the other has the rest, engines first."""
+    clusters = item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ())
+    if clusters or item.get_closest_marker("vllm"):
+        item.add_marker(pytest.mark.xdist_group("clusters" if clusters else "engines"))
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +66,10 @@ def ray_cluster() -> Iterator[None]:
     """One real Ray cluster for every test that asks for it; starting one takes seconds."""
     import ray
 
-    ray.init(
+    from tpo_dist.runtime.cluster import patiently
+
+    start = partial(
+        ray.init,
         address="local",
         num_cpus=4,
         object_store_memory=256 * 1024**2,
@@ -75,5 +77,6 @@ def ray_cluster() -> Iterator[None]:
         logging_level=40,
         _system_config={"metrics_report_interval_ms": 1000},  # what is exported is there to read within seconds
     )
+    patiently(start, 180.0, "Ray")  # machines that test are often overrun
     yield
     ray.shutdown()

@@ -3,21 +3,23 @@
 import asyncio
 import json
 import os
-import signal
+import shutil
 import sqlite3
 import subprocess
-import sys
 import threading
 
 import pytest
 
+from tests.cli.deadly import forked
 from tests.processes import wait_for
 from tpo_dist.audit import audit, story
 from tpo_dist.blocks import BlockSummary, Event, Failure, Settled
 from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.ledger import Ledger
+from tpo_dist.programs.accounts import open_stream
 from tpo_dist.schedule import schedule
 from tpo_dist.stream import GroupStream
+from tpo_dist.waiting import DeadlineExceeded
 
 CONFIG = {"name": "t", "rollout": {"block_size": 4}}
 GOOD = BlockSummary(groups=4)
@@ -285,6 +287,29 @@ def test_an_audit_finds_what_is_missing_or_double(events, gaps, duplicates, prob
     assert found.clean == (not problems)
 
 
+def test_what_is_dropped_is_counted_by_prompt_length_and_difficulty_for_good(ledger):
+    """By the ledger, so that it outlives the stream's process."""
+
+    async def scenario():
+        stream = make_stream(ledger, max_staleness=2, drop_older_than=0)
+        await stream.publish(0, "d0")
+        for number in range(4):
+            told = BlockSummary(groups=4, prompt_length=10.0 * (number + 1), reward=0.25 * number)
+            await stream.put(stream.try_lease("a"), number, told)
+        await stream.take(0, 1.0)
+        await stream.finish(0)
+        await stream.publish(1, "d1")
+        with pytest.raises(DeadlineExceeded):
+            await stream.take(1, 0.01)
+
+    asyncio.run(scenario())
+    found = audit(ledger.path)
+    assert found.clean
+    assert found.failures == {"dropped": 8}
+    assert found.dropped_by_length == {"16-31": 4, "32-63": 4}
+    assert found.dropped_by_reward == {"0.5": 4, "0.8": 4}
+
+
 def test_an_audit_says_what_is_waited_for_and_from_whom(ledger):
     async def scenario():
         stream = make_stream(ledger)
@@ -306,28 +331,26 @@ def test_an_audit_says_what_is_waited_for_and_from_whom(ledger):
 
 # Kills, other processes, damage
 
-WRITER = """
-import asyncio, sys
-from pathlib import Path
-from tests.test_ledger import CONFIG, make_stream, train
-from tpo_dist.ledger import Ledger
-ledger = Ledger.open(Path(sys.argv[1]))
-if not ledger.history().finished:
-    ledger.begin_session(CONFIG, 0)
-history = ledger.history()
-asyncio.run(train(make_stream(ledger, history, steps=10**9), history.finished, 10**9))
-"""
+
+def write_on(path):
+    """Go on with a ledger until somebody kills this process."""
+    ledger = Ledger.open(path)
+    if not ledger.history().finished:
+        ledger.begin_session(CONFIG, 0)
+    history = ledger.history()
+    asyncio.run(train(make_stream(ledger, history, steps=10**9), history.finished, 10**9))
 
 
 def test_a_kill_at_any_moment_leaves_a_ledger_that_is_whole(tmp_path):
     path, steps = tmp_path / "ledger.db", 0
     for _ in range(5):
         target = steps + 20
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)]) as writer:
-            try:
-                wait_until(writer, path, target)
-            finally:
-                os.kill(writer.pid, signal.SIGKILL)
+        writer = forked(write_on, path)
+        try:
+            wait_until(writer, path, target)
+        finally:
+            writer.kill()
+            writer.join()
         found = audit(path)
         assert found.clean, found
         assert found.steps >= target
@@ -339,7 +362,7 @@ def wait_until(writer, path, steps):
     """Reading while the other writes: whatever the moment, it is whole."""
 
     def reached():
-        assert writer.poll() is None, "the writer failed"
+        assert writer.is_alive(), "the writer failed"
         found = audit(path) if begun(path) else None
         assert found is None or found.clean, found
         return found is not None and found.steps >= steps
@@ -377,6 +400,28 @@ def test_a_reader_changes_nothing(ledger):
     with Ledger.read(ledger.path) as other, pytest.raises(RunFailed, match="cannot be written"):
         other.write([Event("stream_started")])
     assert len(rows(ledger)) == 1
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "killed"])
+def test_a_ledger_is_read_where_nothing_can_be_written(closed, tmp_path):
+    """As on a disk that is mounted to be read only; a process that was killed left rows in SQLite's log."""
+    path, disk = tmp_path / "ledger.db", tmp_path / "disk"
+    with Ledger.open(path) as ledger:
+        ledger.begin_session(CONFIG, 0)
+        asyncio.run(train(make_stream(ledger), 0, 2))
+        if not closed:
+            shutil.copytree(tmp_path, disk)
+    if closed:
+        shutil.copytree(tmp_path, disk)
+    assert (disk / "ledger.db-wal").exists() != closed
+    for options in (["--bind", disk, disk], ["-o", "remount,ro,bind", disk]):
+        if os.geteuid() or subprocess.run(["mount", *options], capture_output=True).returncode:
+            pytest.skip("mounting a file system takes root and the permission to mount")
+    try:
+        found = audit(disk / "ledger.db")
+        assert (found.complete, found.steps) == (True, 2)
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def make_damaged(tmp_path, how):
@@ -424,6 +469,30 @@ def test_a_missing_row_is_found(tmp_path):
     assert audit(path).problems == ("the ledger lacks row 100",)
     with Ledger.open(path) as ledger, pytest.raises(UsageError, match="lacks row 100"):
         ledger.history()
+
+
+@pytest.mark.parametrize("kind", ["session", "ready"])
+def test_a_row_whose_text_is_damaged_is_a_usage_error(kind, ledger):
+    """A file that is cut in its last page is whole to SQLite, and its texts are not."""
+    asyncio.run(train(make_stream(ledger), 0, 2))
+    with sqlite3.connect(ledger.path) as connection:
+        connection.execute(f"UPDATE events SET detail = substr(detail, 1, 9) WHERE kind = '{kind}'")
+    connection.close()
+    looks = {"session": lambda: ledger.begin_session(CONFIG, 2), "ready": lambda: schedule(ledger)}
+    for look in (lambda: audit(ledger.path), looks[kind]):
+        with pytest.raises(UsageError, match=rf"{ledger.path}: is damaged.* Fix: "):
+            look()
+
+
+def test_a_ledger_that_is_removed_ends_the_run_and_is_not_begun_anew(ledger, small_config):
+    """What is written into a file without a name goes with its process."""
+    stream = make_stream(ledger)
+    ledger.path.unlink()
+    with pytest.raises(RunFailed, match="ledger.db was removed.*; go on with --resume"):
+        asyncio.run(stream.publish(0, "d0"))
+    with pytest.raises(UsageError, match="ledger.db: is gone, and with it the account of every prompt. Fix: go on"):
+        open_stream(small_config(), ledger.path.parent)
+    assert not ledger.path.exists()
 
 
 def test_there_is_nothing_to_read_where_no_run_has_begun(tmp_path):

@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 from tpo_dist.blocks import Event, Kind, Settled
 from tpo_dist.errors import UsageError
 from tpo_dist.history import History
-from tpo_dist.ledger import Ledger, Row, contradiction
+from tpo_dist.ledger import Ledger, Row, contradiction, reading
+from tpo_dist.tally import length_bin, reward_bin
 
 State = Literal["queued", "in flight", "ready", "taken", "trained", "failed"]
 _ENDS = ("trained", "failed")
@@ -47,6 +48,10 @@ class Audit:
     """A draw whose group failed is failed, whatever becomes of the rest of its block."""
     failures: Mapping[str, int]
     """Failed draws by cause."""
+    dropped_by_length: Mapping[str, int]
+    """Draws that were dropped for their age, by the mean prompt length of their block, such as `16-31`."""
+    dropped_by_reward: Mapping[str, int]
+    """The same by its mean score, such as `0.3`: what is dropped most is what training misses."""
     gaps: tuple[int, ...]
     """Draws that were passed over, or forgotten when the learner went back."""
     duplicates: tuple[int, ...]
@@ -79,7 +84,7 @@ class Audit:
 
 def audit(path: Path) -> Audit:
     """Look a ledger through, also while it is written. Raises UsageError where it cannot be read."""
-    with Ledger.read(path) as ledger:
+    with reading(path), Ledger.read(path) as ledger:
         ledger.check()
         books, history, problem = _Books(ledger.block_size()), History(), None
         for number, row in enumerate(ledger.rows(), start=1):
@@ -93,7 +98,7 @@ def story(path: Path, draw: int) -> tuple[int, list[Row]]:
 
     Raises UsageError for a draw that was not given out.
     """
-    with Ledger.read(path) as ledger:
+    with reading(path), Ledger.read(path) as ledger:
         block = draw // ledger.block_size()
         rows: list[Row] = []
         steps: set[int | None] = set()
@@ -149,6 +154,8 @@ class _Life:
     attempts: int = 0
     causes: Sequence[str] = ()
     """Why draws of it failed."""
+    summary: str | None = None
+    """What its worker said of it, while it is ready."""
 
 
 class _Books:
@@ -164,6 +171,8 @@ class _Books:
         self._sessions: list[dict[str, float]] = []
         self._rollbacks: list[dict[str, float]] = []
         self._starts = 0
+        self._lengths: Counter[str] = Counter()
+        self._rewards: Counter[str] = Counter()
 
     def enter(self, row: Row) -> None:
         """Take a row in."""
@@ -193,7 +202,7 @@ class _Books:
             life.state, life.worker, life.causes = "in flight", event.worker, ()
             life.attempts += 1
         elif event.kind == "ready":
-            life.state, life.causes = "ready", _causes(event)
+            life.state, life.causes, life.summary = "ready", _causes(event), event.detail
         elif event.kind in ("lost", "queued"):
             life.state, life.worker, life.causes = "queued", None, ()
             self._forgotten.discard(block)
@@ -202,11 +211,15 @@ class _Books:
                     blocks.remove(block)
         elif event.kind == "taken":
             self._taken.setdefault(event.step, []).append(block)
+            life.summary = None
             life.state = "trained" if life.state == "trained" else "taken"
         elif event.kind == "trained":
             self._train(at, block)
         elif event.kind == "dropped":
             life.state, life.causes = "failed", ["dropped"] * self._size
+            told = json.loads(life.summary or "{}")
+            self._lengths[length_bin(told.get("prompt_length", 0.0))] += self._size
+            self._rewards[reward_bin(told.get("reward", 0.0))] += self._size
         elif event.kind == "failed":
             causes = _causes(event)
             life.state, life.causes = "failed", [*causes, *["no cause given"] * (self._size - len(causes))]
@@ -252,12 +265,18 @@ class _Books:
             blocks={state: blocks[state] for state in get_args(State)},
             draws={state: draws[state] for state in get_args(State)},
             failures=dict(Counter(cause for _, life in lives for cause in life.causes)),
+            dropped_by_length=dict(self._lengths),
+            dropped_by_reward=dict(self._rewards),
             gaps=self._draws(passed | self._forgotten),
             duplicates=self._draws(self._twice),
             problems=tuple(problems),
             waiting=tuple(
                 Waiting(
-                    block=block, state=life.state, worker=life.worker, attempts=life.attempts, seconds=now - life.at
+                    block=block,
+                    state=life.state,
+                    worker=life.worker,
+                    attempts=life.attempts,
+                    seconds=max(0.0, now - life.at),
                 )
                 for block, life in lives
                 if life.state not in _ENDS

@@ -7,11 +7,14 @@ or return to a checkpoint. What is lost is learnt from the checkpoint that the r
 """
 
 import json
+import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -50,7 +53,7 @@ class Ledger:
     @classmethod
     def open(cls, path: Path) -> Self:
         """For writing; it is made where there is none. Raises UsageError where it is damaged, or no ledger."""
-        with _reading(path):
+        with reading(path):
             # Its one user may make it in one thread and use it in another, as Ray does with actors.
             connection = sqlite3.connect(path, timeout=_PATIENCE_SECONDS, isolation_level=None, check_same_thread=False)
             ledger = cls(path, connection)
@@ -79,8 +82,8 @@ class Ledger:
                 "there is no ledger",
                 "a run has one once its processes stand; wait for it, or name another run",
             )
-        with _reading(path):
-            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE_SECONDS)
+        with reading(path):
+            connection = _connect_to_read(path)
             ledger = cls(path, connection)
             try:
                 ledger._refuse_others()
@@ -100,8 +103,11 @@ class Ledger:
         self._connection.close()
 
     def write(self, events: Sequence[Event]) -> None:
-        """Append them in one transaction. Raises RunFailed where the disk does not take them, or another process has
-        written since this one opened the ledger: that of a driver that was killed may outlive it for a moment."""
+        """Append them in one transaction. Raises RunFailed where the disk does not take them, the file was removed, or
+        another process has written since this one opened it: that of a driver that was killed may outlive it for a
+        moment."""
+        if not self.path.exists():  # what is written would go with this process
+            raise RunFailed(f"{self.path} was removed, and with it the account of every prompt; go on with --resume")
         now, connection = time.time(), self._connection
         rows = [(seq, now, *event) for seq, event in enumerate(events, start=self._rows + 1)]
         try:
@@ -129,7 +135,7 @@ class Ledger:
 
         Raises UsageError where the file turns out to be damaged.
         """
-        with _reading(self.path):
+        with reading(self.path):
             for seq, at, *event in self._connection.execute(f"{_SELECT} WHERE {where} ORDER BY seq", values):
                 yield Row(seq, at, Event(*event))
 
@@ -187,12 +193,13 @@ class Ledger:
         self.write(history.going_back(step, settled, keep_blocks=False))
 
     def _last_block_size(self) -> int | None:
-        sizes = [json.loads(row.event.detail or "")["config"]["rollout"] for row in self.rows("kind = 'session'")]
+        with reading(self.path):
+            sizes = [json.loads(row.event.detail or "")["config"]["rollout"] for row in self.rows("kind = 'session'")]
         return int(sizes[-1]["block_size"]) if sizes else None
 
     def check(self) -> None:
         """Read the whole file. Raises UsageError where it is damaged."""
-        with _reading(self.path):
+        with reading(self.path):
             (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise UsageError(str(self.path), f"is damaged ({' '.join(str(found).split())})", _RESTORE)
@@ -208,11 +215,36 @@ class Ledger:
         self._connection.execute(f"{_SELECT} LIMIT 1").fetchone()
 
 
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Where the folder cannot be written and nobody writes the ledger, as in an archive, SQLite would have to put its
+    log in order there first: then a copy is read, in memory."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE_SECONDS)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        return connection
+    except sqlite3.OperationalError:
+        connection.close()
+        if os.access(path.parent, os.W_OK):
+            raise
+    memory = sqlite3.connect(":memory:")
+    with TemporaryDirectory(prefix="tpo-ledger-") as folder:
+        try:
+            for file in (path, path.with_name(f"{path.name}-wal")):
+                if file.exists():
+                    shutil.copyfile(file, Path(folder, file.name))
+        except OSError as error:
+            raise UsageError(str(path), f"cannot be read ({error.strerror})", "see its permissions") from None
+        with closing(sqlite3.connect(Path(folder, path.name))) as copy:
+            copy.backup(memory)
+    return memory
+
+
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Inside, what turns out to be damaged in the ledger there is a UsageError: its pages, or the text of its rows."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, json.JSONDecodeError) as error:
         raise UsageError(str(path), f"is damaged, or no ledger ({error})", _RESTORE) from error
 
 

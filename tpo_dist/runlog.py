@@ -32,6 +32,9 @@ class _Lines(logging.Formatter):
 class _File(logging.FileHandler):
     """The run's log."""
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A full disk takes no notes; what matters is said as well."""
+
 
 def lines_to(folder: Path, role: str, step: Callable[[], int]) -> logging.Handler:
     """Appends warnings to the run's log, in full, such as stacks. `step`: steps finished, asked for at each line.

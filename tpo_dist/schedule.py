@@ -8,7 +8,7 @@ from typing import Any
 from tpo_dist.blocks import Event
 from tpo_dist.errors import UsageError
 from tpo_dist.history import History
-from tpo_dist.ledger import Ledger
+from tpo_dist.ledger import Ledger, reading
 
 _RESTORE = "take it, or the whole run, from a copy"
 
@@ -54,11 +54,12 @@ def schedule(ledger: Ledger) -> Schedule:
     """Read it. Raises UsageError where a step is known from a checkpoint only, as after a loss of power, and where
     the ledger contradicts itself."""
     standing, history = _Standing(), History()
-    for row in ledger.replay(history):
-        problem = _other_version(row.event, history)
-        if problem is not None:
-            raise UsageError(str(ledger.path), f"contradicts itself in row {row.seq} ({problem})", _RESTORE)
-        standing.enter(row.event, history)
+    with reading(ledger.path):
+        for row in ledger.replay(history):
+            problem = _other_version(row.event, history)
+            if problem is not None:
+                raise UsageError(str(ledger.path), f"contradicts itself in row {row.seq} ({problem})", _RESTORE)
+            standing.enter(row.event, history)
     steps, done = standing.steps, history.finished
     first = min(steps, default=done)
     missing = [step for step in range(first, done) if step not in steps]

@@ -10,6 +10,17 @@ WORKER_LOST = "worker lost"
 """Cause of the failure of a group with which too many workers died."""
 
 
+def length_bin(tokens: float) -> str:
+    """Under which a prompt of that length is counted: powers of two, such as `16-31`."""
+    power = 1 << max(0, int(tokens).bit_length() - 1)
+    return f"{power}-{2 * power - 1}"
+
+
+def reward_bin(reward: float) -> str:
+    """Under which a group of that mean score is counted: one digit, such as `0.3`."""
+    return f"{reward:.1g}"
+
+
 @dataclass(slots=True)
 class _Sums:
     blocks: int = 0
@@ -48,9 +59,8 @@ class Tally:
 
     def drop(self, summary: BlockSummary) -> None:
         """Count a block that is dropped."""
-        power = 1 << max(0, int(summary.prompt_length).bit_length() - 1)
-        self._dropped_by_length[f"{power}-{2 * power - 1}"] += 1
-        self._dropped_by_reward[f"{summary.reward:.1g}"] += 1
+        self._dropped_by_length[length_bin(summary.prompt_length)] += 1
+        self._dropped_by_reward[reward_bin(summary.reward)] += 1
 
     def window(self, now: float) -> Window:
         """What came since the last window, and open the next."""

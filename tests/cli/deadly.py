@@ -25,19 +25,28 @@ PLACES = {
 }
 
 
-def run(arguments, log, point=None):
-    """`tpo-dist` with these arguments: its exit code, negative where it was killed by that signal."""
+def forked(function, *arguments):
+    """A process that calls the function."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.cli.deadly", "tpo_dist.programs.local", "tpo_dist.cli.execute"])
-    process = context.Process(target=_run, args=([str(argument) for argument in arguments], str(log), point))
+    modules = ["tests.cli.deadly", "tpo_dist.programs.local", "tpo_dist.programs.distributed", "tpo_dist.cli.execute"]
+    context.set_forkserver_preload(modules)
+    process = context.Process(target=function, args=arguments)
     process.start()
     return process
 
 
-def _run(arguments, log, point):
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+def run(arguments, log, point=None, errors=None, **environment):
+    """`tpo-dist` with these arguments: a process, whose exit code is negative where it was killed by that signal.
+
+    What it prints goes to the file `log`, or to `errors` what is for standard error.
+    """
+    return forked(_run, [str(argument) for argument in arguments], str(log), point, str(errors or log), environment)
+
+
+def _run(arguments, log, point, errors, environment):
+    os.environ.update(environment)
+    for descriptor, path in ((1, log), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     if point is not None:
         _arm(*point)
     from tpo_dist.cli.main import main

@@ -3,12 +3,12 @@
 import json
 import os
 import socket
-import subprocess
 import time
 
 import pytest
 
-from tests.cli.run_cli import PROGRAM, call
+from tests.cli import deadly
+from tests.cli.run_cli import call, spawn
 from tests.conftest import SMALL
 
 JOB = "name: t\nsteps: 3\ntask: {name: token_reversal, length: 3}\n"
@@ -117,24 +117,22 @@ def test_one_line_with_reason_and_fix(case, tmp_path, monkeypatch, capsys):
     assert time.monotonic() - started < 120  # nothing was started
 
 
-def run(*arguments, **environment):
-    return subprocess.run(
-        [*PROGRAM, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-        env={**os.environ, **environment},
-    )
+def run(tmp_path, *arguments, **environment):
+    """Exit code and standard error of a process of its own: one that is joined to a cluster joins no other."""
+    out, errors = tmp_path / "out", tmp_path / "errors"
+    process = deadly.run(arguments, out, None, errors, **environment)
+    process.join(120)
+    assert "Traceback" not in out.read_text()
+    return process.exitcode, errors.read_text()
 
 
 def test_an_address_without_a_port_is_refused(tmp_path):
     job = tmp_path / "job.yaml"
     job.write_text(JOB + f"runs_dir: {tmp_path / 'runs'}\n")
-    done = run("train", job, "--address", "somewhere")
-    assert done.returncode == 2
-    assert "error: cluster.address = 'somewhere': is not of the form HOST:PORT" in done.stderr
-    assert done.stderr.count("\n") == 1
+    code, said = run(tmp_path, "train", job, "--address", "somewhere")
+    assert code == 2
+    assert "error: cluster.address = 'somewhere': is not of the form HOST:PORT" in said
+    assert said.count("\n") == 1
 
 
 def test_an_address_where_nobody_listens_is_refused_within_seconds(tmp_path):
@@ -144,23 +142,23 @@ def test_an_address_where_nobody_listens_is_refused_within_seconds(tmp_path):
     job = tmp_path / "job.yaml"
     job.write_text(JOB + f"runs_dir: {tmp_path / 'runs'}\n")
     started = time.monotonic()
-    done = run("train", job, "--address", f"127.0.0.1:{port}")
+    code, said = run(tmp_path, "train", job, "--address", f"127.0.0.1:{port}")
     assert time.monotonic() - started < 30
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert f"cluster.address = '127.0.0.1:{port}': nothing answers there" in done.stderr
+    assert code == 2
+    assert said.count("\n") == 1
+    assert f"cluster.address = '127.0.0.1:{port}': nothing answers there" in said
     assert not list((tmp_path / "runs").iterdir())
 
 
 def test_a_cluster_without_room_is_refused_and_leaves_nothing(tmp_path):
     job = tmp_path / "job.yaml"
     job.write_text(JOB + f"runs_dir: {tmp_path / 'runs'}\n")
-    done = run("train", job, "cluster.num_cpus=1", "rollout.cpus=2", RAY_AUTH_MODE="disabled")
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    code, said = run(tmp_path, "train", job, "cluster.num_cpus=1", "rollout.cpus=2", RAY_AUTH_MODE="disabled")
+    assert code == 2
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "placement of 4.5 CPU" in line
     assert "this cluster has 1 CPU to give" in line
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" not in said
     assert not list((tmp_path / "runs").iterdir())
 
 
@@ -244,13 +242,19 @@ def test_a_resume_that_cannot_start_changes_nothing(options, words, prepare, tmp
     if prepare is not None:
         prepare(folder)
     before = contents(folder)
-    done = run(
-        "train", "--resume", folder, "steps=6", "deadlines.connect_seconds=3.0", *options, RAY_AUTH_MODE="disabled"
-    )
-    assert done.returncode == 2, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    arguments = ("train", "--resume", folder, "steps=6", "deadlines.connect_seconds=3.0", *options)
+    if options:
+        code, said = run(tmp_path, *arguments, RAY_AUTH_MODE="disabled")
+    else:  # actors of Ray, which do not like to descend from a forked driver
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_AUTH_MODE", "disabled")
+            process = spawn(*arguments)
+        said = process.communicate(timeout=180)[1]
+        code = process.returncode
+    assert code == 2, said
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert words in line
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in said
     assert contents(folder) == before
     assert json.loads((folder / "summary.json").read_text())["status"] == "completed"
 

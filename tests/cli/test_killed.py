@@ -243,7 +243,7 @@ def test_a_run_is_scaled_and_watched_from_another_terminal(tmp_path):
     assert account.draws["failed"] == 0
 
 
-def blocks_per_second(run, seconds=8.0):
+def blocks_per_second(run, seconds=5.0):
     """Blocks handed in over that time, by the ledger."""
     from tpo_dist.ledger import Ledger
 

@@ -63,6 +63,22 @@ def test_a_ledger_that_is_not_clean_ends_with_1_and_says_why(run, monkeypatch, c
     assert json.loads(out)["gaps"][0] == 20
 
 
+def test_what_was_dropped_for_its_age_is_shown_by_length_and_reward(run, monkeypatch, capsys):
+    for block, length, reward in ((4, 8.0, 0.0), (5, 15.5, 0.0), (6, 99.0, -0.5)):
+        told = BlockSummary(groups=4, prompt_length=length, reward=reward).to_json()
+        if block > 4:
+            run[1].write([Event("leased", block, version=2, worker="a")])
+        run[1].write([Event("ready", block, version=2, detail=told), Event("dropped", block, detail="too old")])
+    code, out, _ = call(monkeypatch, capsys, "ledger", run[0])
+    assert code == 0
+    assert "dropped     by prompt length: 8 of 8-15, 4 of 64-127" in out
+    assert "            by mean reward: 4 of -0.5, 8 of 0" in out
+    code, out, _ = call(monkeypatch, capsys, "ledger", run[0], "--json")
+    found = json.loads(out)
+    assert found["dropped_by_length"] == {"8-15": 8, "64-127": 4}
+    assert found["failures"]["dropped"] == 12
+
+
 def test_one_draw_s_story(run, monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "ledger", run[0], "--draw", 6)
     assert code == 0

@@ -4,17 +4,21 @@ import json
 import os
 import re
 import subprocess
+from contextlib import suppress
 
 import pytest
 
+from tpo_dist.cli import execute as execution
 from tpo_dist.cli.execute import execute
 from tpo_dist.cli.view import View
 from tpo_dist.errors import RunFailed
 from tpo_dist.learner.checkpoint import list_checkpoints, load_checkpoint, read_state, save_checkpoint
+from tpo_dist.metrics import Mean
 from tpo_dist.policies.weights import export_weights
 from tpo_dist.programs import local
 from tpo_dist.programs.parts import make_learner
-from tpo_dist.programs.run import create_run, resume_run
+from tpo_dist.programs.recorder import Recorder
+from tpo_dist.programs.run import StepReport, create_run, resume_run
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def small_disk():
 
     yield mount
     for disk in disks:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # the ledger of a run that failed may be open still
 
 
 def test_saving_on_a_full_disk_leaves_the_older_checkpoint_alone(small_disk, small_config, tmp_path):
@@ -85,6 +89,55 @@ def test_the_command_says_it_once_and_fails_with_the_reason(small_disk, small_co
     assert "after the last step, 9" in summary["reason"]
     assert err.count("training goes on") == 1
     assert f"error: {summary['reason']}" in err
+
+
+def fill(disk):
+    """Until nothing more goes in."""
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def test_a_disk_full_of_everything_ends_the_run_with_one_line(small_disk, small_config, tmp_path, capfd):
+    """The ledger and the metrics have no room either, nor has the summary."""
+    disk = small_disk(tmp_path / "disk")
+    run = create_run(small_config("steps=9", "log.plot=true", f"runs_dir={disk}"))
+
+    def program(run):
+        for report in local.train(run):
+            yield report
+            if report.step == 3:
+                fill(disk)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "_program", lambda local: program)
+        assert execute(run, local=True, as_json=True) == 1
+    out, err = capfd.readouterr()
+    summary = json.loads(out)
+    assert (summary["status"], summary["step"]) == ("failed", 3)
+    assert re.search(r"ledger.db cannot be written|metrics", summary["reason"])
+    assert "Traceback" not in err
+    (disk / "filler").unlink()
+    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+    resumed = resume_run(str(run.folder), (), "runs")
+    assert [report.step for report in local.train(resumed)][-1] == 9
+
+
+def test_metrics_that_find_no_room_end_the_run_with_what_to_do(small_disk, small_config, tmp_path):
+    disk = small_disk(tmp_path / "disk")
+    run = create_run(small_config("steps=9", f"runs_dir={disk}"))
+    recorder = Recorder(run)
+    recorder.record(StepReport(1, {"error": Mean(0.5)}, 0.1, None))
+    fill(disk)
+
+    def go_on():
+        for step in range(2, 999):
+            recorder.record(StepReport(step, {"error": Mean(0.5)}, 0.1, None))
+
+    with pytest.raises(RunFailed, match=rf"{run.folder} cannot be written \(No space left on device\); make room"):
+        go_on()
+    summary = recorder.finish("failed", "the disk is full")
+    assert (summary["status"], summary["error"]) == ("failed", 0.5)
 
 
 def weights_of(run, config):

@@ -40,11 +40,11 @@ class Wrapped:
 class Corrupted(Wrapped):
     """Its weights change in memory after some blocks, as those of a machine with bad memory do."""
 
-    rolled = 0
+    rolled, at = 0, 5
 
     def roll(self, draw_ids):
         self.rolled += 1
-        if self.rolled == 5 and self.once("corrupted"):
+        if self.rolled == self.at and self.once("corrupted"):
             with torch.no_grad():
                 next(self.worker._sampler._policy.parameters()).add_(0.1)
         return super().roll(draw_ids)
@@ -74,11 +74,11 @@ class StoppedAtLoad(Wrapped):
 class DyingIdle(Wrapped):
     """Dies by itself between two blocks, while it waits."""
 
-    rolled = 0
+    made = 0
 
     def roll(self, draw_ids):
-        self.rolled += 1
-        if self.rolled == 4 and self.once("died idle"):
+        self.made += 1
+        if self.made == 4 and self.once("died idle"):
             child = os.fork()
             if child == 0:
                 time.sleep(0.05)
@@ -110,6 +110,12 @@ class OutOfMemory(Wrapped):
         if self.once("out of memory"):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().roll(draw_ids)
+
+
+class Plagued(Corrupted, DyingAtLoad, DyingIdle, OutOfMemory):
+    """All of these, each once, in whichever process comes to it; the last in one that lives long enough to be found."""
+
+    at = 12
 
 
 class Mistaken(Wrapped):

@@ -12,13 +12,13 @@ import pytest
 import ray
 
 from tests.processes import pids_running, wait_for
-from tests.programs.test_local import assert_equal_runs, final_weights
+from tests.programs.test_local import assert_equal_runs
 from tests.test_records import make_groups
 from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints, read_state
 from tpo_dist.programs import distributed, local
 from tpo_dist.programs.parts import make_learner, make_worker
-from tpo_dist.programs.run import create_run, resume_run
+from tpo_dist.programs.run import create_run
 from tpo_dist.runtime.answers import await_all
 from tpo_dist.runtime.learner_actor import LearnerActor
 from tpo_dist.runtime.placement import Need, check_room
@@ -37,31 +37,13 @@ def local_run(tmp_path_factory):
     return run, [report.metrics["error"] for report in local.train(run)]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_workers_gives_the_weights_of_one_process_bit_for_bit(workers, small_config, local_run):
     run = create_run(small_config(f"rollout.workers={workers}"))
     errors = [report.metrics["error"] for report in distributed.train(run)]
     assert len(errors) == 20
     assert errors == local_run[1]
     assert_equal_runs(run, local_run[0])
-
-
-def test_a_run_stopped_on_ray_and_resumed_there_equals_an_uninterrupted_one(small_config, local_run):
-    run = create_run(small_config("rollout.workers=2"))
-    for report in distributed.train(run):
-        if report.step == 5:
-            run.stop.set()
-    stopped_at, _ = final_weights(run)
-    assert 5 <= stopped_at < 20
-    resumed = resume_run(str(run.folder), (), "runs")
-    steps = [report.step for report in distributed.train(resumed)]
-    assert steps == list(range(stopped_at + 1, 21))
-    assert_equal_runs(resumed, local_run[0])
-
-
-def test_no_process_is_left_behind(small_config):
-    for _ in distributed.train(create_run(small_config("steps=2"))):
-        pass
     wait_for(
         lambda: not any(pids_running(f"ray::{name}") for name in ("StreamShell", "RolloutShell", "LearnerShell")),
         "the actors to end",
@@ -121,7 +103,7 @@ def after_a_kill(small_config, shell, *overrides):
     failures = []
     others = set(pids_running(f"ray::{shell}"))  # of an earlier run, on their way out
     thread, reached = start(run, failures)
-    wait_for(lambda: len(reached) > 3, "a few steps")
+    wait_for(lambda: len(reached) > 3, "a few steps", 180)
     os.kill(min(set(pids_running(f"ray::{shell}")) - others), signal.SIGKILL)
     thread.join(120)
     assert not thread.is_alive()
@@ -132,9 +114,8 @@ def after_a_kill(small_config, shell, *overrides):
     return str(error), reached[-1], int(read_state(saved[-1])["step"]) if saved else None
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_without_restarts_a_killed_worker_ends_the_run_with_its_name_and_a_checkpoint(workers, small_config):
-    message, last, saved = after_a_kill(small_config, "RolloutShell", f"rollout.workers={workers}")
+def test_without_restarts_a_killed_worker_ends_the_run_with_its_name_and_a_checkpoint(small_config):
+    message, last, saved = after_a_kill(small_config, "RolloutShell", "rollout.workers=2")
     assert re.match(r"rollout-\d failed: its process died", message)
     assert saved == last
 
@@ -166,7 +147,7 @@ def test_a_hanging_worker_is_named_when_the_wait_for_groups_ends(small_config):
     failures = []
     others = set(pids_running("ray::RolloutShell"))
     thread, reached = start(run, failures)
-    wait_for(lambda: len(reached) > 3, "a few steps")
+    wait_for(lambda: len(reached) > 3, "a few steps", 180)
     (pid,) = set(pids_running("ray::RolloutShell")) - others
     os.kill(pid, signal.SIGSTOP)
     try:

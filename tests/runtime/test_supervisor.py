@@ -1,6 +1,7 @@
 """Decisions of the supervisor that need no cluster: whose process is gone, who may be let go, what ends the run."""
 
 import os
+import time
 
 import pytest
 import ray
@@ -17,6 +18,7 @@ from tpo_dist.runtime.fleet import Fleet, Member
 from tpo_dist.runtime.learner_actor import LearnerShell
 from tpo_dist.runtime.sizing import Sizing
 from tpo_dist.runtime.supervisor import Supervisor
+from tpo_dist.waiting import DeadlineExceeded
 
 
 class SilentSeat:
@@ -96,6 +98,41 @@ def test_a_mistake_that_a_worker_comes_upon_ends_the_run_and_is_no_death(state, 
 def test_a_mistake_that_the_learner_comes_upon_is_told_in_its_own_words():
     assert str(failed("the learner", as_task_error(MISTAKE))) == str(MISTAKE)
     assert str(failed("the learner", as_task_error(ValueError("bad")))) == "the learner failed: ValueError: bad"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DeadlineExceeded("waited 5 s for version 3, which the learner owes"), "waited"),
+        (RuntimeError("google.api_core.exceptions.DeadlineExceeded: 504"), "died"),
+    ],
+)
+def test_only_a_wait_of_ours_that_ends_is_no_death(error, kind, monkeypatch):
+    """What a worker runs may have deadlines of its own, and words for them."""
+
+    def get(reference):
+        raise as_task_error(error)
+
+    monkeypatch.setattr(ray, "get", get)
+    fleet = Fleet(None, 1.0)
+    fleet.members[0] = Member(0, "rollout-0", state="working", ending="its call")
+    assert [event.kind for event in fleet.settle(["its call"])] == [kind]
+
+
+def test_a_process_that_cannot_start_again_says_why():
+    raised = "Traceback (most recent call last):\n  File x\nUsageError: ledger.db: is gone. Fix: go on."
+    gone = ActorDiedError(RayTaskError("__init__", raised, MISTAKE, proctitle="", pid=1, ip=""))
+    words = "the stream failed: its process cannot start (UsageError: ledger.db: is gone. Fix: go on.)"
+    assert str(failed("the stream", gone)) == words
+
+
+def test_a_clock_that_is_set_back_meanwhile_makes_no_recovery_negative(monkeypatch):
+    told = []
+    faults = Faults(told.append)
+    faults.begin("learner", "learner", "died", "killed", 3)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    faults.over("learner")
+    assert 0 <= told[0]["recovered_seconds"] < 60
 
 
 class Resized:

@@ -1,7 +1,8 @@
 """`tpo-dist ledger`: what became of every draw of a run, also while it trains."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,23 +30,26 @@ def ledger(
     """Every draw's state, what is missing or double, what is waited for and from whom; the run may go on meanwhile.
 
     JSON: an object with the keys clean, complete, block_size, steps, blocks and draws (numbers by state: queued, in
-    flight, ready, taken, trained, failed), failures (draws by cause), gaps, duplicates (draws), problems, waiting
-    (block, state, worker, attempts, seconds), attempts (blocks by number of leases), sessions, rollbacks,
+    flight, ready, taken, trained, failed), failures (draws by cause), dropped_by_length and dropped_by_reward (draws
+    dropped for their age, by mean prompt length and mean score of their block), gaps, duplicates (draws), problems,
+    waiting (block, state, worker, attempts, seconds), attempts (blocks by number of leases), sessions, rollbacks,
     stream_starts. With --draw: draw, block, state, cause (of a failure), events of its block (at, kind, step, version,
     worker, detail).
     Exit code: 0 clean (each draw is in exactly one state), 1 not clean, 2 there is no such run or ledger.
     """
     from tpo_dist.audit import audit, outcome, story
+    from tpo_dist.ledger import reading
 
     path = find_run(run, runs_dir, "ledger") / LEDGER
     if draw is not None:
-        block, rows = story(path, draw)
-        state, cause = outcome(draw, rows)
-        if as_json:
+        with reading(path):
+            block, rows = story(path, draw)
+            state, cause = outcome(draw, rows)
             events = [_event(draw, row) for row in rows]
+        if as_json:
             print(json.dumps({"draw": draw, "block": block, "state": state, "cause": cause, "events": events}))
         else:
-            _tell(draw, block, rows)
+            _tell(draw, block, events)
             print(f"draw {draw}: {state}" + (f", {cause}" if cause is not None else ""))
         return
     found = audit(path)
@@ -72,6 +76,9 @@ def _lines(found: "Audit") -> Iterator[tuple[str, str]]:
     yield "steps", f"{found.steps} trained"
     if found.failures:
         yield "failures", ", ".join(f"{cause}: {count}" for cause, count in sorted(found.failures.items()))
+    if found.dropped_by_length:
+        yield "dropped", f"by prompt length: {_bins(found.dropped_by_length)}"
+        yield "", f"by mean reward: {_bins(found.dropped_by_reward)}"
     again = {times: blocks for times, blocks in sorted(found.attempts.items()) if times > 1}
     if again:
         yield "made again", ", ".join(f"{blocks} blocks given out {times} times" for times, blocks in again.items())
@@ -93,15 +100,26 @@ def _lines(found: "Audit") -> Iterator[tuple[str, str]]:
     yield "", "clean: each draw is in exactly one state" if found.clean else "NOT CLEAN"
 
 
-def _tell(draw: int, block: int, rows: "list[Row]") -> None:
+def _bins(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} of {name}" for name, count in sorted(counts.items(), key=lambda each: _start(each[0])))
+
+
+def _start(name: str) -> float:
+    """The first number of a bin."""
+    found = re.match(r"-?[\d.]+(e[+-]\d+)?", name)
+    assert found is not None
+    return float(found[0])
+
+
+def _tell(draw: int, block: int, events: list[dict[str, Any]]) -> None:
     print(f"draw {draw}, in block {block}, to which this happened:")
-    for row in rows:
-        fields = {name: value for name, value in _event(draw, row).items() if name not in ("at", "kind")}
+    for event in events:
+        fields = {name: value for name, value in event.items() if name not in ("at", "kind")}
         told = {name: value for name, value in fields.items() if value is not None}
         said = "  ".join(
             f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in told.items()
         )
-        print(f"{_time(row.at)}  {row.event.kind:14}  {said}".rstrip())
+        print(f"{_time(event['at'])}  {event['kind']:14}  {said}".rstrip())
 
 
 def _event(draw: int, row: "Row") -> dict[str, Any]:

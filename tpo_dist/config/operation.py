@@ -36,7 +36,9 @@ class ClusterConfig(Section):
 class DeadlineConfig(Section):
     """How long each wait may last before it ends with an error that says what it waited for."""
 
-    connect_seconds: Seconds = Field(30.0, description="joining a Ray cluster")
+    connect_seconds: Seconds = Field(
+        30.0, description="joining a Ray cluster, or starting one here, which is tried twice at least"
+    )
     place_seconds: Seconds = Field(60.0, description="Ray granting the resources that were asked for")
     start_seconds: Seconds = Field(120.0, description="learner and workers starting up")
     block_seconds: Seconds = Field(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tpo_dist.blocks import Settled
 from tpo_dist.config import RunConfig
+from tpo_dist.errors import UsageError
 from tpo_dist.learner.checkpoint import read_state
 from tpo_dist.ledger import Ledger
 from tpo_dist.programs.folder import LEDGER
@@ -26,6 +27,13 @@ def begin_ledger(run: Run) -> None:
 
 
 def open_stream(config: RunConfig, folder: Path) -> GroupStream:
-    """The stream as its ledger has it: at the start of a driver, or after the stream's process died."""
-    ledger = Ledger.open(folder / LEDGER)
+    """The stream as its ledger has it: at the start of a driver, or after the stream's process died.
+
+    Raises UsageError where the ledger is damaged, or gone: an empty one would begin with the first prompt again.
+    """
+    path = folder / LEDGER
+    if not path.is_file():
+        fix = "go on with --resume, from the newest checkpoint, and let nothing remove it meanwhile"
+        raise UsageError(str(path), "is gone, and with it the account of every prompt", fix)
+    ledger = Ledger.open(path)
     return make_stream(config, ledger.history(), ledger)

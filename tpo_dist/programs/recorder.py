@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from tpo_dist.errors import UsageError
+from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints, read_rows
 from tpo_dist.metrics import Metrics, as_row
 from tpo_dist.programs.control import Fault, FaultLog, read_faults
@@ -62,7 +62,14 @@ class Recorder:
         return self._file
 
     def record(self, report: StepReport) -> dict[str, Any]:
-        """Write one step to every sink; the row that was written."""
+        """Write one step to every sink; the row that was written. Raises RunFailed where the disk does not take it."""
+        try:
+            return self._record(report)
+        except OSError as error:
+            reason = f"{self._run.folder} cannot be written ({error.strerror or error})"
+            raise RunFailed(f"{reason}; make room on that disk, and go on with --resume") from error
+
+    def _record(self, report: StepReport) -> dict[str, Any]:
         file = self._file or self._begin()
         if report.step <= self._last:
             file = self._go_back(report.step - 1)
@@ -114,15 +121,26 @@ class Recorder:
         return self._file
 
     def finish(self, status: Status, reason: str | None = None) -> dict[str, Any]:
-        """Close the sinks, draw the curve and write the summary; the summary."""
+        """Close the sinks, draw the curve and write the summary; the summary. A full disk takes none of them."""
         self.close(status)
         if self._file is None:
             return self._summary(status, reason)
         rows = self.rows
         if self._run.config.log.plot and rows:
-            faults = [fault.step for fault in self._faults() if fault.step is not None]
-            plot_learning_curve(rows, self._run.config.name, self._run.folder / "learning_curve.png", faults)
-        return self.write_summary(status, reason)
+            self._plot(rows)
+        try:
+            return self.write_summary(status, reason)
+        except OSError as error:
+            _log.warning("summary.json cannot be written (%s)", error.strerror)
+            return self._summary(status, reason)
+
+    def _plot(self, rows: list[dict[str, Any]]) -> None:
+        faults, path = [f.step for f in self._faults() if f.step is not None], self._run.folder / "learning_curve.png"
+        try:
+            plot_learning_curve(rows, self._run.config.name, path, faults)
+        except OSError as error:
+            path.unlink(missing_ok=True)  # what there is of it
+            _log.warning("%s cannot be drawn (%s)", path.name, error.strerror)
 
     def _faults(self) -> list[Fault]:
         try:
@@ -136,11 +154,14 @@ class Recorder:
         if self._file is None:
             _correct_running(self._run.folder / "summary.json")
             return
-        if not self._file.closed:
-            self._catch_up(self._file, self.step)
-        self._file.close()
+        with suppress(OSError):  # a full disk, of which `record` has told
+            if not self._file.closed:
+                self._catch_up(self._file, self.step)
+        with suppress(OSError):
+            self._file.close()
         if self._sinks is not None:
-            self._sinks.close(status)
+            with suppress(OSError):
+                self._sinks.close(status)
 
     def write_summary(self, status: Status, reason: str | None = None) -> dict[str, Any]:
         """`summary.json`, replaced in one piece; its content."""

@@ -28,6 +28,8 @@ def reason(error: RayError) -> str:
         return "its process, or its node, cannot be reached"
     if isinstance(dead, RayActorError):
         lines = str(dead).strip().splitlines()
+        if dead.actor_init_failed:  # a page, of which the end is what was raised
+            return "its process cannot start (" + " ".join(lines[-1].split()) + ")"
         return "its process died (" + " ".join(lines[0].split()) + ")"
     if isinstance(dead, RankLost):
         return str(dead)

@@ -5,25 +5,34 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
+import ray._private.node
 import ray._private.worker
 
 from tpo_dist.config import ClusterConfig
-from tpo_dist.errors import UsageError
+from tpo_dist.errors import RunFailed, UsageError
 
 _NAMESPACE = "tpo_dist"
+_ATTEMPTS = 2  # to start Ray at least: it gives itself 30 s, which a machine at its limits may exceed
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # how a client of gRPC begins, and so of Ray
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @contextmanager
 def cluster(config: ClusterConfig, connect_seconds: float) -> Iterator[None]:
     """Inside, this process is a Ray driver. A cluster started here ends with the block; one joined is left running.
 
-    Raises UsageError where the address cannot be reached, or a driver is already connected elsewhere.
+    Raises UsageError where the address cannot be reached, or a driver is already connected elsewhere, and RunFailed
+    where Ray does not come up here in `connect_seconds` and two attempts.
     """
     if ray.is_initialized():
         yield  # the caller's own cluster, a test's or a notebook's
@@ -31,7 +40,7 @@ def cluster(config: ClusterConfig, connect_seconds: float) -> Iterator[None]:
     leave_standard_output_alone()
     with _own_signal_handlers():
         if config.address is None:
-            _start(config)
+            _start(config, connect_seconds)
         else:
             _join(config.address, connect_seconds)
     try:
@@ -73,19 +82,60 @@ def _own_signal_handlers() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _start(config: ClusterConfig) -> None:
+def patiently(start: Callable[[], T], seconds: float, what: str) -> T:
+    """What `start` gives: it starts processes of Ray, which give up after half a minute on a machine that is overrun.
+
+    It is called again until `seconds` have passed, and twice at least; what an attempt left is ended before the next.
+    Raises RunFailed, saying why the last one failed; ValueError, of arguments that cannot be, as it comes.
+    """
+    began, failures = time.monotonic(), 0
+    while True:
+        try:
+            return start()
+        except ValueError:
+            raise
+        except Exception as error:  # Ray raises the plainest of exceptions here
+            _end_what_is_left_of(error)
+            failures += 1
+            reason, passed = " ".join(str(error).split())[:300], time.monotonic() - began
+            if failures >= _ATTEMPTS and passed >= seconds:
+                fix = "end what else keeps this machine busy, or raise deadlines.connect_seconds"
+                raise RunFailed(
+                    f"{what} did not start in {passed:.0f} s and {failures} attempts ({reason}). Fix: {fix}."
+                ) from error
+            _log.warning("%s did not start (%s); it is tried again", what, reason)
+
+
+def _end_what_is_left_of(error: Exception) -> None:
+    """The processes of a node whose start failed: Ray leaves them running, and nobody but the traceback knows them."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for node in frame.f_locals.values():
+            if isinstance(node, ray._private.node.Node):
+                with suppress(Exception):
+                    node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+
+def _start(config: ClusterConfig, connect_seconds: float) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # A local cluster has token authentication by default, which is as it should be and needs no announcement.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     memory = None if config.object_store_mb is None else config.object_store_mb * 1024**2
-    ray.init(
-        address="local",  # else Ray would join a cluster that somebody else has started on this machine
-        num_cpus=config.num_cpus,
-        object_store_memory=memory,
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        namespace=_NAMESPACE,
-    )
+
+    def start() -> None:
+        try:
+            ray.init(
+                address="local",  # else Ray would join a cluster that somebody else has started on this machine
+                num_cpus=config.num_cpus,
+                object_store_memory=memory,
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+                namespace=_NAMESPACE,
+            )
+        except BaseException:
+            ray.shutdown()  # it may have joined what it started
+            raise
+
+    patiently(start, connect_seconds, "Ray")
 
 
 def _join(address: str, connect_seconds: float) -> None:
@@ -103,13 +153,31 @@ def _join(address: str, connect_seconds: float) -> None:
 
 
 def _probe(address: str, seconds: float) -> None:
-    """A plain connection first: Ray itself takes minutes to give up on an address where nobody listens."""
+    """A plain connection first: Ray itself takes minutes to give up on an address where nobody listens, or listens and
+    never speaks."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     fix = "give HOST:PORT of a running head node, or leave cluster.address out to start Ray here"
     if not host or not port.isdigit():
         raise UsageError(f"cluster.address = {address!r}", "is not of the form HOST:PORT", fix)
     try:
-        socket.create_connection((host, int(port)), timeout=seconds).close()
+        with socket.create_connection((host, int(port)), timeout=seconds) as connection:
+            spoke = _speaks_as_ray(connection)
+    except TimeoutError:
+        reason = f"nothing answers there in {seconds:g} s (deadlines.connect_seconds)"
+        raise UsageError(f"cluster.address = {address!r}", reason, fix) from None
     except OSError as error:
         reason = f"nothing answers there ({error.strerror or error})"
         raise UsageError(f"cluster.address = {address!r}", reason, fix) from None
+    if not spoke:
+        raise UsageError(f"cluster.address = {address!r}", "what listens there is not Ray", fix)
+
+
+def _speaks_as_ray(connection: socket.socket) -> bool:
+    """Whether a server of gRPC is at the other end: its first frame has its settings."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return True  # it speaks once it is spoken to in another way
+    connection.sendall(_HELLO)
+    heard = b""
+    while len(heard) < 4 and (more := connection.recv(64)):
+        heard += more
+    return heard[3:4] == b"\4"

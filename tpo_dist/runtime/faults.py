@@ -13,6 +13,7 @@ class Faults:
         self._tell = tell
         self.open: dict[str, dict[str, Any]] = {}
         self.counts: dict[str, int] = {}
+        self._begun: dict[str, float] = {}  # the clock on the wall may be set meanwhile
 
     def begin(self, place: str, name: str, what: str, why: str, step: int) -> None:
         """A process is lost; where its place has a fault already, that goes on. `what`: died, hung, refused."""
@@ -20,13 +21,14 @@ class Faults:
         kind = f"{role} {what}"
         self.counts[kind] = self.counts.get(kind, 0) + 1
         seen = {"at": time.time(), "role": role, "name": name, "what": what, "reason": why, "step": step}
-        self.open.setdefault(place, seen)
+        if place not in self.open:
+            self.open[place], self._begun[place] = seen, time.monotonic()
 
     def over(self, place: str) -> None:
         """The place is filled again; nothing where there was no fault."""
         record = self.open.pop(place, None)
         if record is not None:
-            self._tell({**record, "recovered_seconds": round(time.time() - record["at"], 3)})
+            self._tell({**record, "recovered_seconds": round(time.monotonic() - self._begun[place], 3)})
 
     def leave(self, place: str) -> None:
         """The place is given up before it was filled again; nothing where there was no fault."""

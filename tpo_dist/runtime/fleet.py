@@ -11,6 +11,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from tpo_dist.errors import UsageError
 from tpo_dist.runtime.answers import failed, reason
 from tpo_dist.runtime.messages import Whereabouts
+from tpo_dist.waiting import DeadlineExceeded
 
 State = Literal["starting", "working", "idle", "retiring", "restarting"]
 
@@ -40,7 +41,8 @@ class Event:
     """What became of a worker's process."""
 
     member: Member
-    kind: Literal["started", "ended", "died"]
+    kind: Literal["started", "ended", "died", "waited"]
+    """waited: for a block, up to its deadline; it lives, and the learner owes it work, which has its own deadlines."""
     reason: str = ""
 
 
@@ -111,7 +113,7 @@ class Fleet:
                     raise cause from None
                 if isinstance(error, RayTaskError) and isinstance(cause, RayActorError):
                     raise failed(member.name, error) from error  # it lives, and the stream does not
-                yield Event(member, "died", reason(error))
+                yield Event(member, "waited" if isinstance(cause, DeadlineExceeded) else "died", reason(error))
                 continue
             if member.state == "starting":
                 member.where = answer

@@ -5,11 +5,14 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
 
-from tpo_dist.runtime.cluster import leave_standard_output_alone
+from tpo_dist.runtime.cluster import leave_standard_output_alone, patiently
+
+_START_SECONDS = 120.0
 
 
 class Nodes:
@@ -21,10 +24,11 @@ class Nodes:
 
         self._options: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": object_store_mb * 1024**2}
         leave_standard_output_alone()
-        self._cluster: Any = Cluster(initialize_head=True, head_node_args=self._options)
+        self._cluster: Any = Cluster()
+        self._add()  # the first is the head
         ray.init(address=self._cluster.address, namespace="tpo_dist", logging_level=logging.ERROR, log_to_driver=False)
         self._wanted = others
-        self._others = [self._cluster.add_node(**self._options) for _ in range(others)]
+        self._others = [self._add() for _ in range(others)]
 
     @property
     def killable(self) -> int:
@@ -41,7 +45,11 @@ class Nodes:
     def fill_up(self) -> None:
         """New nodes in place of those that were killed. Ray can start them in the main thread only."""
         while len(self._others) < self._wanted:
-            self._others.append(self._cluster.add_node(**self._options))
+            self._others.append(self._add())
+
+    def _add(self) -> Any:
+        """One more node."""
+        return patiently(partial(self._cluster.add_node, **self._options), _START_SECONDS, "a node of Ray")
 
     def end(self) -> None:
         """Leave and end the cluster."""

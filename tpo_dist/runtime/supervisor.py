@@ -204,14 +204,13 @@ class Supervisor:
         member = event.member
         if event.kind == "started":
             self.faults.over(f"rollout-{member.slot}")
+        elif event.kind == "waited":
+            self.desk.say(f"{member.name} goes on waiting: {event.reason}")
+            self.fleet.wait_again(member)
         elif event.kind == "died":
             self._worker_died(member, event.reason)
 
     def _worker_died(self, member: Member, why: str, what: str = "died") -> None:
-        if "DeadlineExceeded" in why:  # it lives; the learner, which owes it work, has deadlines of its own
-            self.desk.say(f"{member.name} goes on waiting: {why}")
-            self.fleet.wait_again(member)
-            return
         self.stream.lost.remote(member.name, why)
         self.stream.retire.remote(member.name)  # the dead one's question may still wait there for a block
         if self.closed or member.state == "retiring":
