@@ -16,9 +16,11 @@ from tpo_dist.errors import UsageError
 from tpo_dist.learner.checkpoint import load_checkpoint, load_weights, read_state, save_checkpoint, state_digests
 from tpo_dist.learner.checkpoint_tensors import _write_shards
 from tpo_dist.learner.micro_batches import split
-from tpo_dist.learner.team import ALONE, Leader, RankLost, Team
+from tpo_dist.learner.team import ALONE, RankLost, Team
 from tpo_dist.policies.causal_lm import CausalLMOptions
 from tpo_dist.policies.contract import CandidateBatch
+
+pytestmark = pytest.mark.xdist_group("ranks")  # of which a process has one team at a time
 
 TOLERANCE = 1e-5
 """Of weights after three steps of two epochs, which have moved by 1e-2: sums over ranks are other roundings, of 1e-7
@@ -47,7 +49,7 @@ def folder(tmp_path_factory):
 def shared(folder):
     """A learner of two ranks."""
     make = partial(ranked.make, folder, configured())
-    team = Leader(2, "cpu", 1, 120.0, 120.0, make)
+    team = ranked.lead(120.0, make)
     learner = make(team)
     team.ready()
     yield learner
@@ -206,34 +208,6 @@ def test_a_group_may_span_ranks_and_tokens_are_balanced(folder):
     for rank in range(2):
         (part,) = split(policy, batch, None, None, OneOf(rank, 2))
         assert (part.score() != 0).any(-1)[0].tolist() == [rank == 0] * 4 + [rank == 1] * 4
-
-
-def start(seconds=60.0):
-    team = Leader(2, "cpu", 1, seconds, 120.0, ranked.nothing)
-    team.ready()
-    return team
-
-
-def test_a_rank_that_is_killed_or_fails_alone_ends_the_call_with_its_reason(monkeypatch):
-    monkeypatch.setenv("FAILING_RANK", "1")
-    with pytest.raises(
-        RankLost, match="rank 1 .* failed during building its learner: ValueError: no room for the weigh"
-    ):
-        start()
-    monkeypatch.delenv("FAILING_RANK")
-    team = start()
-    assert team.run(ranked.count, team) == 2
-    with pytest.raises(RankLost, match="rank 1 of the learner failed during fail: ValueError: the weights are gone"):
-        team.run(ranked.fail, team)
-    with pytest.raises(RankLost, match="have been ended"):
-        team.run(ranked.count, team)
-
-
-def test_a_rank_that_hangs_is_named_after_its_time():
-    team = start(seconds=8.0)
-    os.kill(team.pids[1], signal.SIGSTOP)
-    with pytest.raises(RankLost, match="waited 8 s for rank 1 of the learner in count"):
-        team.run(ranked.count, team)
 
 
 def test_a_killed_rank_ends_the_step(shared, folder):

@@ -189,6 +189,7 @@ class Leader(Member):
     def _blame(self, what: str, error: Exception) -> str | None:
         """Which other rank an error comes from; None where it is this one's own, and the others saw it too."""
         silent: list[str] = []
+        alike = 0
         failed: list[tuple[bool, str]] = []
         for rank, other in self._others.items():
             try:
@@ -198,13 +199,15 @@ class Leader(Member):
             except OSError:
                 return f"rank {rank} of the learner {other.ending()} during {what}"
             else:
-                if trouble is not None and trouble != describe(error):
+                if trouble == describe(error):
+                    alike += 1
+                elif trouble is not None:
                     met = trouble[0] in ("RuntimeError", "DistBackendError")  # what others see of a rank in trouble
                     failed.append((met, f"rank {rank} of the learner failed during {what}: {trouble[1]}"))
         collective = isinstance(error, RuntimeError)  # as torch's raise
         if silent and collective and all(met for met, _ in failed):
             return f"waited {self._seconds:g} s for rank {', '.join(silent)} of the learner in {what} ({error})"
-        self._agreed = not silent and not failed
+        self._agreed = alike == len(self._others)
         return min(failed)[1] if failed else None
 
     def _hear_all(self, what: str, seconds: float) -> None:
