@@ -30,3 +30,12 @@ def memory_bytes() -> int:
     except OSError:
         return machine
     return min(machine, int(limit)) if limit.isdigit() else machine
+
+
+def show_token() -> None:
+    """A token that was set is meant to be shown: Ray heeds it only where RAY_AUTH_MODE says so as well.
+
+    To be called before Ray is imported.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")

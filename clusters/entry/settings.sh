@@ -7,7 +7,7 @@
 #   TPO_CPUS, TPO_GPUS   of this node; Ray's own count
 #   TPO_OBJECT_STORE_MB  a third of the memory, Ray's own choice
 #   TPO_ROLE             learner or rollout: one unit of a resource of that name, to be asked for with
-#                        learner.resources={learner: 0.001} and rollout.resources={rollout: 0.001}, and the label tpo-role
+#                        learner.resources.learner=0.001 and rollout.resources.rollout=0.001, and the label tpo-role
 #   TPO_RESOURCES        further resources, as JSON; TPO_LABELS: further labels, as key=value,key=value
 #   TPO_METRICS_PORT     where Prometheus reads: 8080
 #   TPO_AGENT_PORT       of the node's agent, which reports health and starts jobs: 52365

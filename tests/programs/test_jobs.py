@@ -46,8 +46,7 @@ def test_every_job_says_what_it_takes(path):
     said = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#")).lower()
     assert "core" in said
     assert "minute" in said or "hour" in said
-    if read_job(path)["policy"]["name"] == "causal_lm":
-        assert "gb of memory" in said
+    assert "gb of memory" in said
 
 
 def test_the_paper_has_two_models_three_tasks_and_two_methods():

@@ -17,6 +17,7 @@ from tests.test_records import make_groups
 from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints, read_state
 from tpo_dist.programs import distributed, local
+from tpo_dist.programs.legible import Reader
 from tpo_dist.programs.parts import make_learner, make_worker
 from tpo_dist.programs.run import create_run
 from tpo_dist.runtime.answers import await_all
@@ -29,20 +30,29 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 @pytest.fixture(scope="module")
 def local_run(tmp_path_factory):
-    """Twenty steps in one process, and its error at each."""
+    """Twenty steps in one process, its error at each, and the groups that it shows."""
     from tests.conftest import SMALL
     from tpo_dist.programs.job import configure
 
     run = create_run(configure({}, (*SMALL, f"runs_dir={tmp_path_factory.mktemp('local')}")))
-    return run, [report.metrics["error"] for report in local.train(run)]
+    reports = list(local.train(run))
+    return run, [report.metrics["error"] for report in reports], shown(run, reports)
+
+
+def shown(run, reports):
+    """The rows of groups.jsonl."""
+    reader = Reader(run.config)
+    return [reader.row(report.step, group) for report in reports for group in report.groups]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_workers_gives_the_weights_of_one_process_bit_for_bit(workers, small_config, local_run):
     run = create_run(small_config(f"rollout.workers={workers}"))
-    errors = [report.metrics["error"] for report in distributed.train(run)]
+    reports = list(distributed.train(run))
+    errors = [report.metrics["error"] for report in reports]
     assert len(errors) == 20
     assert errors == local_run[1]
+    assert shown(run, reports) == local_run[2] != []
     assert_equal_runs(run, local_run[0])
     wait_for(
         lambda: not any(pids_running(f"ray::{name}") for name in ("StreamShell", "RolloutShell", "LearnerShell")),

@@ -93,7 +93,8 @@ class _Weights:
     def __init__(self, path: str, rank: int | None) -> None:
         transformers = require("transformers", "llm")
         transformers.utils.logging.disable_progress_bar()
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).requires_grad_(False)
+        load = transformers.AutoModelForCausalLM.from_pretrained
+        model = load(path, dtype=torch.float32, trust_remote_code=False).requires_grad_(False)
         weights = dict(model.named_parameters())
         self.arrays: dict[str, Array] = {name: weight.numpy() for name, weight in weights.items()}
         if rank is not None:

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import typer
 
 from tpo_dist import __version__
-from tpo_dist.cli import bench_fleet, bench_learner, bench_llm, bench_models
+from tpo_dist.cli import bench_fleet, bench_learner, bench_llm, bench_models, bench_report
 from tpo_dist.cli.bench import bench
 from tpo_dist.cli.eval import evaluation
 from tpo_dist.cli.export import export
@@ -15,11 +15,14 @@ from tpo_dist.cli.ledger import ledger
 from tpo_dist.cli.metrics import metrics
 from tpo_dist.cli.objectives import objectives
 from tpo_dist.cli.replay import replay
+from tpo_dist.cli.report import report, view
 from tpo_dist.cli.scale import scale
 from tpo_dist.cli.status import status
 from tpo_dist.cli.study import study
+from tpo_dist.cli.submit import submit
 from tpo_dist.cli.train import train
 from tpo_dist.errors import UsageError
+from tpo_dist.process import show_token
 
 MISTAKE = 2
 """Exit code: something the user gave cannot work."""
@@ -31,17 +34,20 @@ app = typer.Typer(
     help="Target Policy Optimization and its baselines, distributed on Ray.",
 )
 app.command()(train)
+app.command()(submit)
 app.command()(status)
 app.command()(scale)
 app.command()(objectives)
 app.command()(metrics)
 app.command()(ledger)
 app.command()(replay)
+app.command()(report)
+app.command()(view)
 app.command()(export)
 app.command()(study)
 app.command("eval")(evaluation)
 app.command()(fetch_model)
-for each in (bench_fleet, bench_learner, bench_llm, bench_models):
+for each in (bench_fleet, bench_learner, bench_llm, bench_models, bench_report):
     each.register(bench)
 app.add_typer(bench, name="bench")
 
@@ -56,6 +62,7 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, without a traceback."""
+    show_token()
     try:
         code = app(prog_name="tpo-dist", standalone_mode=False)
     except UsageError as error:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tpo_dist.config.section import Count, Seconds, Section
+from tpo_dist.config.section import Amount, Count, Seconds, Section
 
 
 class OptimizerConfig(Section):
@@ -92,6 +92,9 @@ class LearnerConfig(Section):
     )
     cpus: float = Field(0.5, ge=0, description="Ray CPUs reserved for each rank of the learner")
     gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for each rank of the learner")
+    resources: dict[str, Amount] = Field(
+        {}, description="further Ray resources of its node, such as {learner: 0.001} for one of that role"
+    )
 
 
 class RolloutConfig(Section):
@@ -124,6 +127,9 @@ class RolloutConfig(Section):
     threads: Count = Field(1, description="torch threads of each worker")
     cpus: float = Field(0.5, ge=0, description="Ray CPUs reserved for each worker")
     gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for each worker")
+    resources: dict[str, Amount] = Field(
+        {}, description="further Ray resources of a worker's node, such as {rollout: 0.001} for one of that role"
+    )
 
 
 class StreamConfig(Section):

@@ -65,6 +65,11 @@ class LogConfig(Section):
         "tpo-dist", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of W&B and Trackio; experiment of MLflow"
     )
     plot: bool = Field(True, description="draw the learning curve when the run ends")
+    groups: int = Field(
+        4, ge=0, description="groups of a step that groups.jsonl keeps, for tpo-dist report and view; 0: none"
+    )
+    groups_every: Count = Field(10, description="steps from one of which groups are kept to the next")
+    groups_mb: Count = Field(64, description="size of groups.jsonl, in MB, above which it is thinned out by half")
     oracle: bool = Field(
         False, description="measure misalignment with the gradient of an oracle that knows the right answers"
     )

@@ -7,11 +7,12 @@ The ranks of a learner all compute W of the whole batch, from log-probs that eac
 then each the sum's part of these.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tpo_dist.learner.batch import TrainingBatch
 from tpo_dist.learner.micro_batches import MicroBatch, current_logps, gathered, split
@@ -20,6 +21,7 @@ from tpo_dist.metrics import Mean, Metrics
 from tpo_dist.objective import Correction, Groups, Objective, Progress, effective_sample_size, progress, weigh
 from tpo_dist.objective.groups import token_sum
 from tpo_dist.policies.contract import Policy
+from tpo_dist.policies.weights import whole
 
 
 class EpochGradients:
@@ -156,3 +158,15 @@ class EpochGradients:
     @staticmethod
     def _add_gradient(part: MicroBatch, weights: Tensor, logps: Tensor) -> None:
         (weights[part.groups, part.candidates] * logps).sum().backward()  # type: ignore[no-untyped-call]
+
+
+def bound_gradient(parameters: list[nn.Parameter], bound: float | None) -> float:
+    """Scale the gradient down to a norm; the norm that it had. One that is not finite stays as it is."""
+    for parameter in parameters:
+        if parameter.grad is None:  # a batch without any preference: the optimizer still sees its zero gradient
+            parameter.grad = torch.zeros_like(parameter)
+    total = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    norm = whole(total).item()
+    if bound is not None and math.isfinite(norm):
+        torch.nn.utils.clip_grads_with_norm_(parameters, bound, total)
+    return norm

@@ -5,6 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tpo_dist.config import LearnerConfig
-from tpo_dist.learner.batch import to_tensors
-from tpo_dist.learner.gradients import EpochGradients
+from tpo_dist.learner.batch import TrainingBatch, to_tensors
+from tpo_dist.learner.gradients import EpochGradients, bound_gradient
 from tpo_dist.learner.measures import lag_metrics, mismatch_metrics, reference_metrics, score_metrics, signal_metrics
 from tpo_dist.learner.micro_batches import with_current_logps, with_reference
 from tpo_dist.learner.optimizer import LearningRate, make_correction, make_optimizer
 from tpo_dist.learner.oracle import misalignment, oracle_gradient
+from tpo_dist.learner.sample import GroupSample, take_sample
 from tpo_dist.learner.team import ALONE, Team
 from tpo_dist.metrics import Max, Mean, Metrics, Sum
 from tpo_dist.objective import Objective, Progress, wants_reference
@@ -49,12 +51,13 @@ class Learner:
         oracle: Callable[[ScoredGroups], NDArray[np.int32]] | None = None,
         *,
         remember: int,
+        sampling: tuple[int, int] = (0, 1),
         team: Team = ALONE,
     ) -> None:
         """`steps`: of the whole run, for the schedule. The weights at hand are the initial reference policy.
         `oracle`: the right answers [G, T] of a record's prompts, where misalignment is to be measured.
-        `remember`: publications, the newest included, whose groups are accepted. `team`: the ranks that share the
-        policy; what this one does, all of them do."""
+        `remember`: publications, the newest included, whose groups are accepted. `sampling`: how many groups `sample`
+        keeps, and of every so many-th step. `team`: the ranks that share the policy, and do together what one does."""
         self.team, self.device = team, team.device(config.device)
         held = config.reference == "initial" and (wants_reference(objective) or config.reference_kl > 0)
         self._reference = team.place(policy.frozen(), self.device) if held else None
@@ -72,6 +75,9 @@ class Learner:
         """What the program writes down of the steps since the newest checkpoint; the next one keeps it."""
         self.newest: Snapshot | None = None
         """The newest snapshot, where steps without one follow; else nobody asks for it again, and it is None."""
+        self.sample: tuple[GroupSample, ...] = ()
+        """A few groups of the newest step, for people to look at; none where it is not one of those sampled."""
+        self._sampling = sampling
         self._rate = LearningRate(config.optimizer.lr, config.schedule, steps)
         self._epochs = config.epochs or objective.epochs
         self._limits = config.micro_batch_candidates, config.micro_batch_tokens, team
@@ -118,6 +124,7 @@ class Learner:
         epochs = self._run_epochs(gradients, reuse, batch.candidates.prompts_GP, answers)
         found = batch.groups.old_logps_GKT if self._recompute else gradients.start_logps_GKT
         mismatch = self._mismatch(found, sampled_GKT, batch.groups.live, fresh_G)
+        self.sample = self._take_sample(record, batch, gradients, lag_G)
         self.version += 1
         self.draws_trained += len(record)
         return {
@@ -162,6 +169,16 @@ class Learner:
         assert gradients.ratio_ess is not None, "there is at least one epoch"
         found["ratio_ess"] = gradients.ratio_ess
         return found
+
+    def _take_sample(
+        self, record: ScoredGroups, batch: TrainingBatch, gradients: EpochGradients, lag_G: NDArray[np.int64]
+    ) -> tuple[GroupSample, ...]:
+        count, every = self._sampling
+        if count == 0 or self.version % every:
+            return ()
+        seen = replace(batch, groups=gradients.groups)  # as a correction left them
+        parts = self.policy, self.objective, record, seen
+        return take_sample(count, *parts, gradients.signal, lag_G, self._limits)
 
     def _enough(self, at: Progress) -> bool:
         """Whether the policy has gone too far from the snapshot, or met its target."""
@@ -230,19 +247,12 @@ class Learner:
 
     def _finish_gradient(self) -> float:
         """The gradient's norm before it is scaled down to the bound, if there is one."""
-        parameters = list(self.policy.published_parameters().values())
-        for parameter in parameters:
-            if parameter.grad is None:  # a batch without any preference: the optimizer still sees its zero gradient
-                parameter.grad = torch.zeros_like(parameter)
-        total = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
-        norm = whole(total).item()
+        norm = bound_gradient(list(self.policy.published_parameters().values()), self._max_norm)
         if not math.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient of step {self.version} is {norm}; lower learner.optimizer.lr or set "
                 "learner.max_grad_norm"
             )
-        if self._max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self._max_norm, total)
         return norm
 
     def _mismatch(self, learner_GKT: Tensor | None, sampler_GKT: Tensor, live_GKT: Tensor, fresh_G: Tensor) -> Metrics:

@@ -5,7 +5,7 @@ from tpo_dist.objective.corrections import CORRECTIONS, Correction, effective_sa
 from tpo_dist.objective.diagnostics import target_diagnostics
 from tpo_dist.objective.distribution import GroupDistribution, group_logits
 from tpo_dist.objective.groups import Groups, make_groups
-from tpo_dist.objective.progress import Progress, progress
+from tpo_dist.objective.progress import Progress, group_probabilities, progress
 from tpo_dist.objective.registry import OBJECTIVES, Method
 from tpo_dist.objective.scores import standardised_scores, zero_variance
 from tpo_dist.objective.target import target_cross_entropy, tpo_target, tpo_target_no_anchor
@@ -23,6 +23,7 @@ __all__ = [
     "effective_sample_size",
     "evaluate",
     "group_logits",
+    "group_probabilities",
     "make_groups",
     "mean_kl",
     "progress",

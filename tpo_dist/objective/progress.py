@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tpo_dist.objective.contract import Objective
 from tpo_dist.objective.diagnostics import kl_divergence, target_distance
+from tpo_dist.objective.distribution import group_logits
 from tpo_dist.objective.groups import Groups, candidate_mean, token_sum
 from tpo_dist.objective.ratios import k3, log_ratios
 from tpo_dist.objective.tpo import TPO
@@ -21,6 +22,15 @@ class Progress:
     candidates of KL(pi | pi_old)."""
     distance: float | None
     """sum|p - q| between 0 and 2, where the method builds a target."""
+
+
+def group_probabilities(objective: Objective, logps_GKT: Tensor, groups: Groups) -> Tensor:
+    """The policy over each group [G, K]: as the method itself defines it, where it has a group distribution; else the
+    paper's Eq. 1, the softmax of summed log-probs."""
+    if isinstance(objective, TPO):
+        return objective.probabilities(logps_GKT, groups)
+    old_GKT, present_GK = groups.old_logps_GKT, groups.present_GK
+    return torch.softmax(group_logits(logps_GKT, old_GKT, groups.mask_GKT, present_GK, "sequence"), dim=-1)
 
 
 @torch.no_grad()

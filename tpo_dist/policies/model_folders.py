@@ -84,8 +84,9 @@ def _dequantise(source: Path, folder: Path) -> None:
     transformers, torch = _transformers(), _require("torch")
     _require("gguf")
     place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    loaded = load(**place, dtype=torch.float32, trust_remote_code=False)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # save_pretrained refuses while it is there

@@ -18,7 +18,7 @@ from tpo_dist.programs.accounts import begin_ledger, open_stream
 from tpo_dist.programs.desk import FolderDesk
 from tpo_dist.programs.evaluating import make_evaluator
 from tpo_dist.programs.folder import note_evaluation, sign_in
-from tpo_dist.programs.needs import first_workers, learner_need, needs_of
+from tpo_dist.programs.needs import first_workers, learner_need, needs_of, worker_need
 from tpo_dist.programs.parts import block_size, blocks_per_step, concurrency, make_learner, make_worker, streams
 from tpo_dist.programs.run import Run, StepReport
 from tpo_dist.runtime.answers import await_all
@@ -27,7 +27,7 @@ from tpo_dist.runtime.evaluation_actor import EvaluationActor, EvaluationSeat
 from tpo_dist.runtime.exporter import Exporter
 from tpo_dist.runtime.fleet import Fleet
 from tpo_dist.runtime.learner_actor import LearnerActor
-from tpo_dist.runtime.placement import Need, check_room, on_this_node
+from tpo_dist.runtime.placement import check_room, on_this_node
 from tpo_dist.runtime.rollout_actor import RolloutActor
 from tpo_dist.runtime.seat import LearnerSeat
 from tpo_dist.runtime.sizing import Sizing
@@ -91,7 +91,7 @@ def _evaluate_beside(run: Run, supervisor: Supervisor) -> EvaluationSeat | None:
 
     def make() -> Any:
         rollout = config.rollout
-        options = Need(rollout.cpus, rollout.gpus).options(rollout.threads, config.cluster.placement)
+        options = worker_need(config).options(rollout.threads, config.cluster.placement)
         return EvaluationActor.options(**options).remote(rollout.threads, partial(make_evaluator, config))
 
     seat = EvaluationSeat(make, supervisor.stream, partial(note_evaluation, run.folder), supervisor.desk.say)
@@ -149,7 +149,7 @@ def _make_learner(run: Run, sign: Path, checkpoint: Path | None) -> Any:
 
 def _make_worker(config: RunConfig, name: str) -> Any:
     rollout = config.rollout
-    options = Need(rollout.cpus, rollout.gpus).options(rollout.threads, config.cluster.placement)
+    options = worker_need(config).options(rollout.threads, config.cluster.placement)
     make = partial(make_worker, config)
     if not streams(config):
         return RolloutActor.options(**options).remote(name, rollout.threads, make)

@@ -36,6 +36,11 @@ def read_job(path: Path) -> dict[str, Any]:
 
 def configure(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
     """The same from settings at hand."""
+    return resolve(compose(settings, overrides))
+
+
+def compose(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """Settings with overrides, each key by itself checked: what belongs together, and to a model, is not looked at."""
     merged = _copy(settings)
     # A name clears the options of another component, and a whole section what is in it: neither may undo an option
     # that stands beside it on the command line, so they come first.
@@ -44,10 +49,9 @@ def configure(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run
     for section in _COMPONENTS:
         _refuse_bare_name(section, merged.get(section))
     try:
-        config = RunConfig.model_validate(merged)
+        return RunConfig.model_validate(merged)
     except ValidationError as error:
         raise explain(error, "", key_names()) from None
-    return resolve(config)
 
 
 def parse_value(key: str, text: str) -> Any:

@@ -72,6 +72,6 @@ def train(run: Run) -> Iterator[StepReport]:
             learner.rows.append(as_row(learner.version, metrics, time.perf_counter() - started))
             saved = run.checkpointer.after_step(learner, last=last)
             seconds = time.perf_counter() - started
-            yield StepReport(learner.version, metrics, seconds, saved.path, saved.problem)
+            yield StepReport(learner.version, metrics, seconds, saved.path, saved.problem, learner.sample)
             if last:
                 return

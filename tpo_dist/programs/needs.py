@@ -6,6 +6,7 @@ import torch
 
 from tpo_dist.config import RunConfig
 from tpo_dist.runtime.placement import Need
+from tpo_dist.runtime.plan import NodeRoom, Placed, Seat, place
 
 
 def first_workers(config: RunConfig) -> int:
@@ -13,17 +14,33 @@ def first_workers(config: RunConfig) -> int:
     return config.rollout.min_workers if config.rollout.workers == "auto" else config.rollout.workers
 
 
-def needs_of(config: RunConfig) -> list[Need]:
-    """Room for the learner, then for each rollout worker, and the evaluator if there is one, which takes as much."""
-    count = first_workers(config) + (config.evaluation.every_steps is not None)
-    workers = [Need(config.rollout.cpus, config.rollout.gpus)] * count
-    return [learner_need(config), *workers]
-
-
 def learner_need(config: RunConfig) -> Need:
-    """Room for all ranks of the learner, which are on one node."""
+    """Of all ranks of the learner, which are on one node."""
     ranks = config.learner.ranks
-    return Need(ranks * config.learner.cpus, ranks * config.learner.gpus)
+    return Need(ranks * config.learner.cpus, ranks * config.learner.gpus, config.learner.resources)
+
+
+def worker_need(config: RunConfig) -> Need:
+    """Of a rollout worker; the evaluator takes as much."""
+    return Need(config.rollout.cpus, config.rollout.gpus, config.rollout.resources)
+
+
+def seats_of(config: RunConfig) -> list[Seat]:
+    """Who needs room: the learner, each rollout worker, and the evaluator if there is one."""
+    worker = worker_need(config)
+    seats = [Seat("learner", learner_need(config), on_head=config.learner.node == "driver")]
+    seats += [Seat(f"rollout-{number}", worker) for number in range(first_workers(config))]
+    return seats if config.evaluation.every_steps is None else [*seats, Seat("evaluator", worker)]
+
+
+def needs_of(config: RunConfig) -> list[Need]:
+    """The same as amounts."""
+    return [seat.need for seat in seats_of(config)]
+
+
+def plan_of(config: RunConfig, nodes: list[NodeRoom]) -> list[Placed]:
+    """Where each would go on these nodes, as they are now."""
+    return place(seats_of(config), nodes, config.cluster.placement)
 
 
 def describe_needs(config: RunConfig) -> str:

@@ -179,7 +179,8 @@ def _learner(config: RunConfig, team: Team) -> Learner:
     oracle = partial(_answers, make_task(config)) if config.log.oracle else None
     remember = config.stream.max_staleness + 2  # those that may still arrive, and one more
     policy, objective = make_policy(config), make_objective(config)
-    return Learner(policy, objective, config.learner, config.steps, oracle, remember=remember, team=team)
+    settings, sampling = (config.learner, config.steps, oracle), (config.log.groups, config.log.groups_every)
+    return Learner(policy, objective, *settings, remember=remember, sampling=sampling, team=team)
 
 
 def _answers(task: Task, record: ScoredGroups) -> NDArray[np.int32]:

@@ -14,6 +14,8 @@ from tpo_dist.learner.checkpoint import list_checkpoints, read_rows
 from tpo_dist.metrics import Metrics, as_row
 from tpo_dist.programs.control import Fault, FaultLog, read_faults
 from tpo_dist.programs.folder import write_whole
+from tpo_dist.programs.group_log import GroupLog
+from tpo_dist.programs.legible import Reader
 from tpo_dist.programs.plot import plot_learning_curve
 from tpo_dist.programs.run import Run, StepReport, write_config
 from tpo_dist.programs.sinks.several import Sinks
@@ -38,6 +40,7 @@ class Recorder:
         self._file: TextIO | None = None
         rows = self.rows
         self._last = rows[-1]["step"] if rows else 0
+        self._groups = GroupLog(run.folder, Reader(run.config), run.config.log.groups_mb * 10**6)
         self._sinks: Sinks | None = None
         if not run.resumed:
             self._begin()
@@ -57,6 +60,7 @@ class Recorder:
         write_config(self._run.folder, self._run.config)
         write_whole(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a", encoding="utf-8")
+        self._groups.go_back(self._run.first_step)
         self._sinks = Sinks(self._run, self._run.first_step)
         self.write_summary("running")
         return self._file
@@ -76,6 +80,7 @@ class Recorder:
         self._catch_up(file, report.step - 1)
         row = as_row(report.step, report.metrics, report.seconds)
         self._write(file, row, report.metrics)
+        self._groups.write(report.step, report.groups)
         return row
 
     def _write(self, file: TextIO, row: Mapping[str, float], metrics: Metrics) -> None:
@@ -115,6 +120,7 @@ class Recorder:
         self._file.close()
         write_whole(self._path, "".join(json.dumps(row) + "\n" for row in _rows_until(self._path, step)))
         self._file = self._path.open("a", encoding="utf-8")
+        self._groups.go_back(step)
         if self._sinks is not None:
             self._sinks.go_back(step)
         self._last = step
@@ -159,6 +165,7 @@ class Recorder:
                 self._catch_up(self._file, self.step)
         with suppress(OSError):
             self._file.close()
+        self._groups.close()
         if self._sinks is not None:
             with suppress(OSError):
                 self._sinks.close(status)

@@ -11,6 +11,7 @@ from typing import Any
 from tpo_dist.config import RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.learner.checkpoint import Checkpointer, list_checkpoints, read_state
+from tpo_dist.learner.sample import GroupSample
 from tpo_dist.metrics import Metrics
 from tpo_dist.programs.folder import find_run, write_whole
 from tpo_dist.programs.job import configure
@@ -28,6 +29,8 @@ class StepReport:
     """Folder of the checkpoint written after it, if any."""
     checkpoint_problem: str | None = None
     """Why none was written where one was due."""
+    groups: tuple[GroupSample, ...] = ()
+    """A few of its groups, for people to look at."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,8 @@ class LearnerShell:
             whole = finished - started
             if last:
                 ask(advancing, GRACE_SECONDS, "the stream to note the last step")
-            yield self._learner.version, _with_waits(metrics, waited, whole), whole, saved.path, saved.problem
+            told = _with_waits(metrics, waited, whole)
+            yield self._learner.version, told, whole, saved.path, saved.problem, self._learner.sample
 
     def update(self, blocks: list[ScoredGroups]) -> Metrics:
         """One training step on these groups."""

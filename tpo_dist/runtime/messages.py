@@ -14,12 +14,14 @@ import torch
 from ray.exceptions import GetTimeoutError
 
 from tpo_dist.blocks import BlockSummary, Lease
+from tpo_dist.learner.sample import GroupSample
 from tpo_dist.metrics import Metrics
 from tpo_dist.process import keep_freed_memory
 from tpo_dist.quarantine import GroupFailure
 
-Step = tuple[int, Metrics, float, str | None, str | None]
-"""Steps done, metrics, seconds, checkpoint written and why one was not: what the learner reports after each step."""
+Step = tuple[int, Metrics, float, str | None, str | None, tuple[GroupSample, ...]]
+"""Steps done, metrics, seconds, checkpoint written, why one was not, and a few groups: what the learner reports after
+each step."""
 
 SMALL_BYTES = 65_536
 """Groups up to this size travel by value: cheaper than a reference, and they outlive the worker that made them."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
@@ -23,11 +23,14 @@ class Need:
 
     cpus: float
     gpus: float
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Of a cluster's own making, by which it tells its nodes apart."""
 
     @property
     def bundle(self) -> dict[str, float]:
         """In Ray's words, without zeros."""
-        return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+        return {name: amount for name, amount in amounts.items() if amount}
 
     def options(self, threads: int, strategy: Strategy) -> dict[str, Any]:
         """Options of an actor with this need; its native libraries get that many threads.
@@ -39,6 +42,7 @@ class Need:
         return {
             "num_cpus": self.cpus,
             "num_gpus": self.gpus,
+            "resources": dict(self.resources),
             "scheduling_strategy": "SPREAD" if strategy == "SPREAD" else "DEFAULT",
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}},
         }
@@ -74,7 +78,7 @@ def check_room(needs: list[Need], strategy: Strategy, seconds: float, *, can_gro
 
 
 def _refuse_impossible(bundles: list[dict[str, float]], total: Mapping[str, float]) -> None:
-    for name in ("CPU", "GPU"):
+    for name in {name: None for bundle in bundles for name in bundle}:
         if sum(bundle.get(name, 0.0) for bundle in bundles) > total.get(name, 0.0) + 1e-9:
             raise _missing(bundles, total, "this cluster has")
 
@@ -90,6 +94,9 @@ def _missing(bundles: list[dict[str, float]], has: Mapping[str, float], says: st
 
 def _amounts(bundles: list[dict[str, float]], has: Mapping[str, float]) -> tuple[str, str]:
     """What they need, and what there is of it, in words."""
-    wanted = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in ("CPU", "GPU")}
-    asked = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
-    return asked, " and ".join(f"{has.get(name, 0.0):g} {name}" for name, amount in wanted.items() if amount)
+    wanted = {name: 0.0 for bundle in bundles for name in bundle}
+    for bundle in bundles:
+        for name, amount in bundle.items():
+            wanted[name] += amount
+    asked = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+    return asked, " and ".join(f"{has.get(name, 0.0):g} {name}" for name in wanted)

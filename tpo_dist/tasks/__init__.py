@@ -5,7 +5,7 @@ from typing import Any
 
 from tpo_dist.components import build, lookup
 from tpo_dist.tasks.contexts import ContextTask
-from tpo_dist.tasks.contract import Answers, Defect, GroupScores, GroupScoring, Scores, Task, TokenScoring
+from tpo_dist.tasks.contract import Answers, Defect, GroupScores, GroupScoring, Legible, Scores, Task, TokenScoring
 from tpo_dist.tasks.digit_bandit import DigitBandit
 from tpo_dist.tasks.gsm8k import GSM8K
 from tpo_dist.tasks.judged_reversal import JudgedReversal
@@ -48,6 +48,7 @@ __all__ = [
     "GroupScores",
     "GroupScoring",
     "JudgedReversal",
+    "Legible",
     "Mixture",
     "ReasoningGym",
     "Scores",

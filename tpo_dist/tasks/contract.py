@@ -107,6 +107,19 @@ class GroupScoring(Protocol):
 
 
 @runtime_checkable
+class Legible(Protocol):
+    """A task of tokens that says how a person reads them; the tokens of all others are shown as numbers."""
+
+    def read_prompt(self, tokens: NDArray[np.int32]) -> str:
+        """A prompt, as a text of one or more lines."""
+        ...
+
+    def read_candidate(self, tokens: NDArray[np.int32]) -> str:
+        """A candidate, or a right answer."""
+        ...
+
+
+@runtime_checkable
 class Answers(Protocol):
     """A task whose right answers are known; diagnostics that need an oracle ask for them."""
 

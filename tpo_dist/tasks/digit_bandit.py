@@ -1,5 +1,6 @@
 """Classifying digits by trial and error (arXiv 2604.06159, section 3.3)."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ from tpo_dist.records import Prompts
 from tpo_dist.tasks.contexts import draw_contexts, score_arms
 from tpo_dist.tasks.contract import Scores
 from tpo_dist.tasks.digit_data import CLASSES, Digits, DigitSource, check_source, load_digits
+
+_SHADES = " ░▒▓█"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,18 @@ class DigitBandit:
     def answers(self, prompts: Prompts) -> NDArray[np.int32]:
         """The right class of each prompt's image [G, 1]."""
         return self.digits.train_labels_N[prompts.tokens].astype(np.int32)[:, None]
+
+    def read_prompt(self, tokens: NDArray[np.int32]) -> str:
+        """The image by its number, and as far as letters can draw it."""
+        pixels_D = self.digits.train_images_ND[int(tokens[0])]
+        side = math.isqrt(len(pixels_D))
+        shades = np.clip(pixels_D / max(float(pixels_D.max()), 1e-6) * (len(_SHADES) - 1), 0, None).round().astype(int)
+        rows = ("".join(2 * _SHADES[shade] for shade in row) for row in shades.reshape(side, side))
+        return f"image {int(tokens[0])}\n" + "\n".join(rows)
+
+    def read_candidate(self, tokens: NDArray[np.int32]) -> str:
+        """The class."""
+        return str(int(tokens[0]))
 
     def score(self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]) -> Scores:
         """1 for the right class, else 0."""

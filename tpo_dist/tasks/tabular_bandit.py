@@ -62,6 +62,14 @@ class TabularBandit:
         words = draw_words(self.answer_seed, "prompt", np.arange(self.contexts), 1)[:, 0]
         return (words % np.uint64(self.arms)).astype(np.int64)
 
+    def read_prompt(self, tokens: NDArray[np.int32]) -> str:
+        """The context by its number."""
+        return f"context {int(tokens[0])}"
+
+    def read_candidate(self, tokens: NDArray[np.int32]) -> str:
+        """The arm by its number."""
+        return f"arm {int(tokens[0])}"
+
     def score(self, prompts: Prompts, tokens_GKT: NDArray[np.int32], lengths_GK: NDArray[np.int32]) -> Scores:
         """1 for the right arm, else 0."""
         return score_arms(self.right_arms(), prompts, tokens_GKT, lengths_GK)
