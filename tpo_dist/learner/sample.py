@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tpo_dist.learner.batch import TrainingBatch
 from tpo_dist.learner.micro_batches import current_logps, split
+from tpo_dist.learner.team import Team
 from tpo_dist.objective import Groups, Objective, group_probabilities, zero_variance
 from tpo_dist.objective.groups import token_sum
 from tpo_dist.objective.tpo import TPO
@@ -65,7 +66,7 @@ def take_sample(
     batch: TrainingBatch,
     signal: Tensor,
     lag_G: NDArray[np.int64],
-    limits: tuple[int | None, int | None],
+    limits: tuple[int | None, int | None, Team],
 ) -> tuple[GroupSample, ...]:
     """`count` groups, evenly over the batch, under the weights of this moment: one pass over them alone.
 
@@ -79,7 +80,7 @@ def take_sample(
         candidates=batch.candidates.select(rows_n),
         decisions_NT=None if decisions is None else decisions[rows_n],
     )
-    after_GKT = current_logps(split(policy, part.candidates, *limits), part)
+    after_GKT = current_logps(split(policy, part.candidates, *limits), part, limits[2])
     positions, whole, inner = _positions(rows, decisions, int(record.snapshot_versions[0]))
     seen = _seen(objective, _select(batch.groups, whole), signal[whole], after_GKT[inner])
     found = record.select(rows)
