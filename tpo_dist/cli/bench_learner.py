@@ -24,7 +24,7 @@ def learner(
 ) -> None:
     """Log-probs over a large vocabulary with their gradients, beside all logits at once: memory, equality, speed.
 
-    Peak memory is what a process needs beyond inputs, gradients included. The default takes about 11 GB and minutes.
+    Peak memory is what a process needs beyond inputs, gradients included. The default takes about 8 GB and minutes.
 
     JSON keys: memory_ratio (peak_bytes over naive_peak_bytes), peak_bytes, naive_peak_bytes, weight_gradient_bytes (in
     both), gradient_difference (relative), tokens_per_second, naive_tokens_per_second, and the sizes.

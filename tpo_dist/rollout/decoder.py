@@ -171,8 +171,8 @@ class _Layer:
         self._qkv = _Fused(attention.q_proj, attention.k_proj, attention.v_proj)
         self._out, self._d, self._scale = attention.o_proj, attention.head_dim, attention.scaling
         self._h, self._H = (size // self._d for size in self._qkv.sizes[:2])
-        self._norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
-        self._eps = eps
+        norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
+        self._norms = [_Norm(norm, eps) for norm in norms]
         self._gate_up, self._down, self._act = _Fused(mlp.gate_proj, mlp.up_proj), mlp.down_proj, mlp.act_fn
 
     def attend(
@@ -182,9 +182,9 @@ class _Layer:
         rows, heads = len(x_AD), self._h + self._H
         qkv = self._qkv(self._before(x_AD)).view(rows, heads + self._H, self._d)
         qk = qkv[:, :heads]
-        if self._norms is not None:
-            parts = zip(self._norms, torch.split(qk, [self._h, self._H], dim=1), strict=True)
-            qk = torch.cat([_Norm(norm, self._eps)(part) for norm, part in parts], dim=1)
+        if self._norms:
+            parts = torch.split(qk, [self._h, self._H], dim=1)
+            qk = torch.cat([norm(part) for norm, part in zip(self._norms, parts, strict=True)], dim=1)
         qk = torch.addcmul(qk * cos_A1d, qk.roll(self._d // 2, -1), sin_A1d)
         cache_2AHSd[0, :, :, place] = qk[:, self._h :]
         cache_2AHSd[1, :, :, place] = qkv[:, heads:]
