@@ -3,7 +3,7 @@
 import pytest
 
 from tpo_dist.errors import UsageError
-from tpo_dist.programs.folder import sign_in
+from tpo_dist.programs.folder import short_path, sign_in
 
 
 def test_a_sign_is_there_while_the_driver_is_and_has_a_new_name_each_time(tmp_path):
@@ -34,3 +34,11 @@ def test_a_folder_that_cannot_be_written_is_a_user_s_matter(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="file/run: cannot be written"), sign_in(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_path_is_told_also_from_a_folder_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    assert short_path(tmp_path / "gone" / "run") == "run"
+    (tmp_path / "gone").rmdir()
+    assert short_path(tmp_path / "run") == str(tmp_path / "run")

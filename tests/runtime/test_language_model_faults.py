@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from tests.processes import pids_running
+from tests.cli.test_killed import run_folder, start
+from tests.processes import pids_running, wait_for
 from tests.programs.test_local import assert_equal_runs
 from tests.runtime.test_faults import strike
 from tests.tiny import tiny_model
@@ -17,7 +18,7 @@ from tpo_dist.programs.control import read_faults
 from tpo_dist.programs.distributed import launch
 from tpo_dist.programs.folder import LEDGER
 from tpo_dist.programs.job import configure
-from tpo_dist.programs.run import create_run
+from tpo_dist.programs.run import Run, create_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -100,3 +101,23 @@ def test_it_comes_to_the_same_weights_whatever_dies(settings, straight, tmp_path
         ("stream", "died"),
         ("learner", "died"),
     ]
+
+
+def test_it_goes_on_where_its_driver_was_killed(settings, straight, tmp_path):
+    import ray
+
+    (tmp_path / "job.yaml").write_text("name: words")
+    folder, address = tmp_path / "runs", ray.get_runtime_context().gcs_address
+    process = start(folder, tmp_path / "job.yaml", "--address", address, *settings)
+    found = wait_for(
+        lambda: list(folder.glob("*/checkpoints/step-*")) or process.poll() is not None, "a checkpoint", 240
+    )
+    assert found is not True, process.stderr.read()
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    run = run_folder(folder)
+    done = start(folder, "--resume", run.name, "--address", address)
+    _, errors = done.communicate(timeout=240)
+    assert done.returncode == 0 or f"has finished its {STEPS} steps" in errors, errors
+    assert_equal_runs(Run(configure(json.loads((run / "config.json").read_text())), run), straight)
+    assert audit(run / LEDGER).complete

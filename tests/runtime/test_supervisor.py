@@ -8,6 +8,7 @@ import ray
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from tpo_dist.errors import RunFailed, UsageError
+from tpo_dist.learner.team import RankLost
 from tpo_dist.programs import distributed
 from tpo_dist.programs.run import Run
 from tpo_dist.runtime import learner_actor
@@ -43,6 +44,14 @@ def hear(error, monkeypatch):
 def test_a_learner_killed_for_its_memory_is_started_again(monkeypatch):
     assert len(hear(OutOfMemoryError("killed by the raylet"), monkeypatch)) == 1
     assert len(hear(ActorDiedError(), monkeypatch)) == 1
+
+
+def test_the_death_of_a_rank_is_the_learner_s_and_keeps_its_reason(monkeypatch):
+    """Its own process lives, and raises an error."""
+    lost = RankLost("rank 1 of the learner was killed by SIGKILL during update")
+    assert hear(as_task_error(lost), monkeypatch) == [str(lost)]
+    with pytest.raises(RunFailed, match="the learner failed: RunFailed: nothing left"):
+        hear(as_task_error(RunFailed("nothing left")), monkeypatch)
 
 
 def test_a_learner_that_lives_is_not_taken_for_dead_because_the_stream_is(monkeypatch):

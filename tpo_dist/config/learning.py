@@ -83,13 +83,15 @@ class LearnerConfig(Section):
     micro_batch_tokens: Count | None = Field(
         None, description="causal_lm: tokens per forward and backward pass, prompts included; null: no bound"
     )
-    ranks: Count = Field(1, description="causal_lm: processes that share the weights and the work (FSDP)")
-    threads: Count = Field(1, description="torch threads of the learner")
+    ranks: Count = Field(
+        1, description="causal_lm: processes of one node that share weights, optimizer state and work (FSDP2)"
+    )
+    threads: Count = Field(1, description="torch threads of each rank")
     node: Literal["any", "driver"] = Field(
         "any", description="any: wherever there is room, all nodes share runs_dir; driver: the driver's node"
     )
-    cpus: float = Field(0.5, ge=0, description="Ray CPUs reserved for the learner")
-    gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for the learner")
+    cpus: float = Field(0.5, ge=0, description="Ray CPUs reserved for each rank of the learner")
+    gpus: float = Field(0.0, ge=0, description="Ray GPUs reserved for each rank of the learner")
     resources: dict[str, Amount] = Field(
         {}, description="further Ray resources of its node, such as {learner: 0.001} for one of that role"
     )

@@ -5,33 +5,40 @@ since the checkpoint before) and `state.json` (counters, the digests of publishe
 are settled, and size and checksum of the other files). Between two publications there is also `published.safetensors`,
 the snapshot that workers sample from. All of the state but the checksums also stands in the header of the model, under
 its checksum. There is no random state: every random number is a function of the seed and the number of its draw.
+
+Where the learner has ranks, model and optimizer are in `shards/`, a file of each rank, and the header is in
+`header.safetensors`. Any number of ranks goes on from either form.
 """
 
 import hashlib
 import json
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import safe_open
 
 from tpo_dist.errors import RunFailed, UsageError
-from tpo_dist.learner.checkpoint_state import COUNTERS, MODEL, OPTIMIZER, PUBLISHED, ROWS, check_state
+from tpo_dist.learner.checkpoint_state import AGAIN, COUNTERS, PREFIX, PUBLISHED, ROWS, check_state, headed, remedy
+from tpo_dist.learner.checkpoint_state import list_checkpoints as list_checkpoints
+from tpo_dist.learner.checkpoint_tensors import (
+    optimizer_state,
+    put_optimizer,
+    put_weights,
+    read_file,
+    save_tensors,
+    write_file,
+)
 from tpo_dist.learner.learner import Learner
 from tpo_dist.policies.contract import Policy
-from tpo_dist.policies.weights import import_weights, to_array
+from tpo_dist.policies.weights import to_array
 from tpo_dist.records import Snapshot, weights_digest
 
 FORMAT = 4
 _STATE = "state.json"
-_PREFIX = "step-"
-_AGAIN = "start the run again"
 _HEADER = (*COUNTERS, "published", "settled")
 
 
@@ -41,7 +48,7 @@ def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
     The folder appears under its name only when every byte is on disk; a crash or a full disk on the way leaves the
     older ones as they were. Raises OSError where it cannot be written.
     """
-    final = parent / f"{_PREFIX}{learner.version:08d}"
+    final = parent / f"{PREFIX}{learner.version:08d}"
     temporary = parent / f".{final.name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -52,16 +59,18 @@ def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
             "published": {str(version): digest for version, digest in learner.published.items()},
             "settled": learner.settled,
         }
-        weights = {name: p.detach().contiguous() for name, p in learner.policy.published_parameters().items()}
-        _save(weights, temporary / MODEL, {name: _text(value) for name, value in header.items()})
-        _save(_optimizer_tensors(learner), temporary / OPTIMIZER)
+        texts = {name: _text(value) for name, value in header.items()}
+        save_tensors(learner, temporary, texts)
         (temporary / ROWS).write_text("".join(json.dumps(row) + "\n" for row in learner.rows), encoding="utf-8")
         if learner.standing is not None:
-            _save({name: torch.tensor(array) for name, array in learner.standing.arrays.items()}, temporary / PUBLISHED)
-        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+            write_file(
+                {name: torch.tensor(array) for name, array in learner.standing.arrays.items()}, temporary / PUBLISHED
+            )
+        written = sorted(path for path in temporary.rglob("*") if path.is_file())
+        files = {path.relative_to(temporary).as_posix(): _fingerprint(path) for path in written}
         state = {"format": FORMAT, **header, "files": files}
         (temporary / _STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        for path in (*temporary.iterdir(), temporary):
+        for path in (*temporary.rglob("*"), temporary):
             _flush(path)
         if final.exists():
             shutil.rmtree(final)
@@ -72,13 +81,6 @@ def save_checkpoint(parent: Path, learner: Learner, keep: int) -> Path:
     for old in list_checkpoints(parent)[:-keep]:
         shutil.rmtree(old)
     return final
-
-
-def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str] | None = None) -> None:
-    try:
-        save_file(tensors, path, header)
-    except SafetensorError as error:  # also where the disk is full
-        raise OSError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +119,9 @@ class Checkpointer:
             return Saved(problem=f"{problem}; training goes on, and the next one is tried in {self.every_steps} steps")
         older = [path.name for path in list_checkpoints(self.folder)]
         kept = f"the newest there is {older[-1]}" if older else "there is none"
-        then = "go on with --resume" if older else _AGAIN
+        then = "go on with --resume" if older else AGAIN
         fix = f"make room on that disk, or the folder writable, and {then}"
         raise RunFailed(f"{problem} after the last step, {learner.version}; {kept}. Fix: {fix}.")
-
-
-def list_checkpoints(parent: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
-    found = [path for path in parent.glob(f"{_PREFIX}*") if re.fullmatch(rf"{_PREFIX}\d{{8,}}", path.name)]
-    return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name.removeprefix(_PREFIX)))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -140,9 +136,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         if written == FORMAT:
             check_state(state)
     except FileNotFoundError:
-        raise UsageError(str(path), "the checkpoint lacks this file", _remedy(checkpoint)) from None
+        raise UsageError(str(path), "the checkpoint lacks this file", remedy(checkpoint)) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(str(path), f"is damaged ({type(error).__name__}: {error})", _remedy(checkpoint)) from None
+        raise UsageError(str(path), f"is damaged ({type(error).__name__}: {error})", remedy(checkpoint)) from None
     if written != FORMAT:
         raise UsageError(
             str(path), f"has format {written}; this version reads {FORMAT}", "use the version that wrote it"
@@ -156,32 +152,38 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def _check_file(checkpoint: Path, name: str, expected: dict[str, Any]) -> None:
     file = checkpoint / name
     if not file.is_file():
-        raise UsageError(str(file), "the checkpoint lacks this file", _remedy(checkpoint))
+        raise UsageError(str(file), "the checkpoint lacks this file", remedy(checkpoint))
     if file.stat().st_size != expected["bytes"]:
         reason = f"has {file.stat().st_size} bytes where {expected['bytes']} were written"
-        raise UsageError(str(file), reason, _remedy(checkpoint))
+        raise UsageError(str(file), reason, remedy(checkpoint))
     if _fingerprint(file) != expected:
-        raise UsageError(str(file), "its checksum is not the one that was written", _remedy(checkpoint))
+        raise UsageError(str(file), "its checksum is not the one that was written", remedy(checkpoint))
 
 
 def _check_header(checkpoint: Path, state: dict[str, Any]) -> None:
     """The state against the model's header and the folder's name."""
-    with safe_open(checkpoint / MODEL, framework="pt") as model:
+    file = headed(state)
+    with safe_open(checkpoint / file, framework="pt") as model:
         header = model.metadata() or {}
     for name in _HEADER:
         if header.get(name) != _text(state[name]):
-            reason = f"says {name} {state[name]} where {MODEL} was written with {header.get(name)}"
-            raise UsageError(str(checkpoint / _STATE), reason, _remedy(checkpoint))
-    if checkpoint.name != f"{_PREFIX}{state['step']:08d}":
+            reason = f"says {name} {state[name]} where {file} was written with {header.get(name)}"
+            raise UsageError(str(checkpoint / _STATE), reason, remedy(checkpoint))
+    if checkpoint.name != f"{PREFIX}{state['step']:08d}":
         reason = f"holds step {state['step']}, which another folder name belongs to"
-        raise UsageError(str(checkpoint), reason, f"name it {_PREFIX}{state['step']:08d} again")
+        raise UsageError(str(checkpoint), reason, f"name it {PREFIX}{state['step']:08d} again")
 
 
 def load_checkpoint(checkpoint: Path, learner: Learner) -> None:
     """Put a learner into the state that was saved. Raises UsageError for a damaged one, or one of another model."""
-    state = load_weights(checkpoint, learner.policy)
-    standing = _tensors(checkpoint, PUBLISHED) if PUBLISHED in state["files"] else None
-    _load_optimizer(learner, _tensors(checkpoint, OPTIMIZER), checkpoint)
+    learner.team.run(_restore, learner, checkpoint, read_state(checkpoint))
+
+
+def _restore(learner: Learner, checkpoint: Path, state: dict[str, Any]) -> None:
+    """On each rank, its part of the tensors."""
+    standing = read_file(checkpoint / PUBLISHED) if PUBLISHED in state["files"] and learner.team.rank == 0 else None
+    put_weights(checkpoint, state, learner.policy)
+    put_optimizer(checkpoint, state, learner)
     learner.version, learner.draws_trained = state["step"], state["draws_trained"]
     learner.published = {int(version): digest for version, digest in state["published"].items()}
     learner.settled = state["settled"]
@@ -201,58 +203,24 @@ def read_rows(checkpoint: Path) -> list[Any]:
 
 def load_weights(checkpoint: Path, policy: Policy) -> dict[str, Any]:
     """Put saved weights into a policy; the checkpoint's state. Raises UsageError as `load_checkpoint` does."""
-    state, weights = read_state(checkpoint), _tensors(checkpoint, MODEL)
-    try:
-        import_weights(policy, {name: to_array(tensor) for name, tensor in weights.items()})
-    except ValueError as error:
-        fix = "resume with the task and policy that the run was started with"
-        raise UsageError(str(checkpoint / MODEL), f"holds another model: {error}", fix) from None
+    state = read_state(checkpoint)
+    put_weights(checkpoint, state, policy)
     return state
-
-
-def _tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
-    try:
-        return load_file(checkpoint / name)
-    except SafetensorError as error:
-        raise UsageError(str(checkpoint), f"cannot be read ({error})", _remedy(checkpoint)) from None
 
 
 def state_digests(learner: Learner) -> dict[str, str]:
     """Checksum of each parameter and of each tensor that the optimizer keeps: equal where two are, bit for bit."""
-    tensors = {**learner.policy.published_parameters(), **_optimizer_tensors(learner)}
+    digests: dict[str, str] = learner.team.run(_state_digests, learner)
+    return digests
+
+
+def _state_digests(learner: Learner) -> dict[str, str]:
+    tensors = {**learner.policy.published_parameters(), **optimizer_state(learner)}
     return {name: weights_digest({name: to_array(tensor)}) for name, tensor in tensors.items()}
 
 
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _names(learner: Learner) -> dict[Tensor, str]:
-    return {parameter: name for name, parameter in learner.policy.published_parameters().items()}
-
-
-def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:
-    names = _names(learner)
-    return {
-        f"optimizer/{names[parameter]}/{key}": value.detach().clone().contiguous()
-        for parameter, state in learner.optimizer.state.items()
-        for key, value in state.items()
-    }
-
-
-def _load_optimizer(learner: Learner, saved: dict[str, Tensor], checkpoint: Path) -> None:
-    """Raises UsageError, before any state is touched, unless every tensor is one that this optimizer keeps."""
-    kept = _optimizer_tensors(learner)
-    for name in sorted(kept.keys() | saved.keys()):
-        if name in kept and name in saved and kept[name].shape == saved[name].shape:
-            continue
-        side = "lacks" if name not in saved else "holds" if name not in kept else "has another shape of"
-        reason = f"{side} {name!r}: it is the state of another optimizer"
-        fix = "resume with the optimizer that the run was started with"
-        raise UsageError(str(checkpoint / OPTIMIZER), reason, fix)
-    for parameter, name in _names(learner).items():
-        for key, value in learner.optimizer.state[parameter].items():
-            value.copy_(saved[f"optimizer/{name}/{key}"])
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -266,10 +234,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remedy(checkpoint: Path) -> str:
-    others = [path.name for path in list_checkpoints(checkpoint.parent) if path != checkpoint]
-    if others:
-        return f"remove the folder {checkpoint.name} to go on from {others[-1]}"
-    return f"{_AGAIN}; it has no other checkpoint"

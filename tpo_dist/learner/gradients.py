@@ -3,20 +3,25 @@
 An objective sees log-probs only. So its gradient with respect to them, W = dL/dlogp, can be computed first, from
 log-probs obtained without a graph, and the parameters' gradient is then that of sum(W * logp), a sum over tokens that
 splits anywhere: between groups, or inside one. No approximation is involved, and memory is that of one micro-batch.
+The ranks of a learner all compute W of the whole batch, from log-probs that each has found of its own candidates, and
+then each the sum's part of these.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tpo_dist.learner.batch import TrainingBatch
-from tpo_dist.learner.micro_batches import MicroBatch, current_logps, split
+from tpo_dist.learner.micro_batches import MicroBatch, current_logps, gathered, split
+from tpo_dist.learner.team import ALONE, Team
 from tpo_dist.metrics import Mean, Metrics
 from tpo_dist.objective import Correction, Groups, Objective, Progress, effective_sample_size, progress, weigh
 from tpo_dist.objective.groups import token_sum
 from tpo_dist.policies.contract import Policy
+from tpo_dist.policies.weights import whole
 
 
 class EpochGradients:
@@ -30,9 +35,9 @@ class EpochGradients:
         micro_batch_candidates: int | None,
         micro_batch_tokens: int | None = None,
         reference_kl: float = 0.0,
+        team: Team = ALONE,
     ) -> None:
-        self._policy, self._objective = policy, objective
-        self._reference_kl = reference_kl
+        self._policy, self._objective, self._team = policy, objective, team
         self._batch, self._limits = batch, (micro_batch_candidates, micro_batch_tokens)
         self._reference_kl = reference_kl
         self.signal = objective.signal(batch.groups)
@@ -49,7 +54,7 @@ class EpochGradients:
         From here on, the objective's own ratios count from this moment too, so that nothing is corrected twice.
         """
         groups = self._batch.groups
-        start_GKT = current_logps(self._all_parts(), self._batch)
+        start_GKT = current_logps(self._all_parts(), self._batch, self._team)
         self._note_ratios(start_GKT)
         weights_GKT = correction.weights(start_GKT, groups.old_logps_GKT, groups.live)
         self._batch = replace(
@@ -84,12 +89,12 @@ class EpochGradients:
             found = self._backward(self._all_parts(), weights)
         elif bool(active.any()):
             kept = self._batch.candidates.select(active.nonzero().squeeze(-1))
-            found = self._backward(split(self._policy, kept, *self._limits), weights[active])
+            found = self._backward(split(self._policy, kept, *self._limits, self._team), weights[active])
         else:
             return loss
         if self._policy.sampled_elsewhere:
             self.start_logps_GKT = torch.full_like(self._batch.groups.old_logps_GKT, torch.nan)
-            self.start_logps_GKT[active] = found
+            self.start_logps_GKT[active] = self._team.total(found)
         return loss
 
     def epoch(self, enough: Callable[[Progress], bool] | None = None) -> float | None:
@@ -99,7 +104,10 @@ class EpochGradients:
         """
         parts = self._all_parts()
         graph = parts[0].score() if len(parts) == 1 else None
-        logps_GKT = current_logps(parts, self._batch) if graph is None else self._batch.to_groups(graph.detach())
+        if graph is None:
+            logps_GKT = current_logps(parts, self._batch, self._team)
+        else:
+            logps_GKT = gathered([(parts[0], graph.detach())], self._batch, self._team)
         self._note_ratios(logps_GKT)
         if self._ends(logps_GKT, enough):
             return None
@@ -107,7 +115,7 @@ class EpochGradients:
         if graph is None:
             self._backward(parts, weights)
         else:
-            (weights * graph).sum().backward()  # type: ignore[no-untyped-call]
+            self._add_gradient(parts[0], weights, graph)
         return loss
 
     def _note_ratios(self, start_GKT: Tensor, *, found: bool = True) -> None:
@@ -135,7 +143,7 @@ class EpochGradients:
 
     def _all_parts(self) -> list[MicroBatch]:
         if self._parts is None:
-            self._parts = split(self._policy, self._batch.candidates, *self._limits)
+            self._parts = split(self._policy, self._batch.candidates, *self._limits, self._team)
         return self._parts
 
     def _backward(self, parts: list[MicroBatch], weights: Tensor) -> Tensor:
@@ -143,7 +151,22 @@ class EpochGradients:
         found = torch.zeros_like(weights)
         for part in parts:
             logps = part.score()
-            surrogate = (weights[part.groups, part.candidates] * logps).sum()
-            surrogate.backward()  # type: ignore[no-untyped-call]
+            self._add_gradient(part, weights, logps)
             found[part.groups, part.candidates] = logps.detach()
         return found
+
+    @staticmethod
+    def _add_gradient(part: MicroBatch, weights: Tensor, logps: Tensor) -> None:
+        (weights[part.groups, part.candidates] * logps).sum().backward()  # type: ignore[no-untyped-call]
+
+
+def bound_gradient(parameters: list[nn.Parameter], bound: float | None) -> float:
+    """Scale the gradient down to a norm; the norm that it had. One that is not finite stays as it is."""
+    for parameter in parameters:
+        if parameter.grad is None:  # a batch without any preference: the optimizer still sees its zero gradient
+            parameter.grad = torch.zeros_like(parameter)
+    total = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    norm = whole(total).item()
+    if bound is not None and math.isfinite(norm):
+        torch.nn.utils.clip_grads_with_norm_(parameters, bound, total)
+    return norm

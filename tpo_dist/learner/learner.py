@@ -1,6 +1,7 @@
 """The learner: target -> loss -> gradient -> step -> snapshot. Runs in any process, with or without Ray."""
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,17 +15,18 @@ from torch import Tensor
 
 from tpo_dist.config import LearnerConfig
 from tpo_dist.learner.batch import TrainingBatch, to_tensors
-from tpo_dist.learner.gradients import EpochGradients
+from tpo_dist.learner.gradients import EpochGradients, bound_gradient
 from tpo_dist.learner.measures import lag_metrics, mismatch_metrics, reference_metrics, score_metrics, signal_metrics
 from tpo_dist.learner.micro_batches import with_current_logps, with_reference
 from tpo_dist.learner.optimizer import LearningRate, make_correction, make_optimizer
 from tpo_dist.learner.oracle import misalignment, oracle_gradient
 from tpo_dist.learner.sample import GroupSample, take_sample
+from tpo_dist.learner.team import ALONE, Team
 from tpo_dist.metrics import Max, Mean, Metrics, Sum
 from tpo_dist.objective import Objective, Progress, wants_reference
 from tpo_dist.policies.contract import Policy
-from tpo_dist.policies.weights import export_weights
-from tpo_dist.records import ScoredGroups, Snapshot, weights_digest
+from tpo_dist.policies.weights import export_weights, whole
+from tpo_dist.records import Array, ScoredGroups, Snapshot, weights_digest
 
 _ROWS = 1_000  # steps; more than that only where checkpoints are rare, or cannot be written
 _log = logging.getLogger(__name__)
@@ -50,13 +52,16 @@ class Learner:
         *,
         remember: int,
         sampling: tuple[int, int] = (0, 1),
+        team: Team = ALONE,
     ) -> None:
         """`steps`: of the whole run, for the schedule. The weights at hand are the initial reference policy.
         `oracle`: the right answers [G, T] of a record's prompts, where misalignment is to be measured.
-        `remember`: publications, the newest included, whose groups are accepted.
-        `sampling`: how many groups `sample` keeps, and of every so many-th step."""
-        self.device = torch.device(config.device)
-        self.policy = policy.to(self.device).train()
+        `remember`: publications, the newest included, whose groups are accepted. `sampling`: how many groups `sample`
+        keeps, and of every so many-th step. `team`: the ranks that share the policy, and do together what one does."""
+        self.team, self.device = team, team.device(config.device)
+        held = config.reference == "initial" and (wants_reference(objective) or config.reference_kl > 0)
+        self._reference = team.place(policy.frozen(), self.device) if held else None
+        self.policy = team.place(policy, self.device).train()
         self.objective = objective
         self.optimizer = make_optimizer(config.optimizer, self.policy)
         self.version = 0
@@ -75,13 +80,11 @@ class Learner:
         self._sampling = sampling
         self._rate = LearningRate(config.optimizer.lr, config.schedule, steps)
         self._epochs = config.epochs or objective.epochs
-        self._limits = config.micro_batch_candidates, config.micro_batch_tokens
+        self._limits = config.micro_batch_candidates, config.micro_batch_tokens, team
         self._max_norm = config.max_grad_norm
         self._stop = config.early_stop
         self._correction = make_correction(config.correction)
         self._reference_kl = config.reference_kl
-        held = config.reference == "initial" and (wants_reference(objective) or self._reference_kl > 0)
-        self._reference = self.policy.frozen() if held else None
         self._oracle = oracle
         self._publish_every, self._remember = config.publish_every, remember
         self._recompute = config.old_logprobs == "recompute" and policy.sampled_elsewhere
@@ -91,11 +94,15 @@ class Learner:
         """One training step on whole groups; the policy moves to the next version.
 
         Raises ValueError for groups that `refusal` speaks against, and FloatingPointError where a gradient is not
-        finite; no step is taken along such a gradient.
+        finite; no step is taken along such a gradient. RankLost where another rank does not come along.
         """
-        started = time.perf_counter()
         if (refusal := self.refusal(record)) is not None:
             raise ValueError(refusal)
+        metrics: Metrics = self.team.run(Learner._update, self, record)
+        return metrics
+
+    def _update(self, record: ScoredGroups) -> Metrics:
+        started = time.perf_counter()
         batch = to_tensors(record, self.device)
         sampled_GKT = batch.groups.old_logps_GKT
         fresh_G = torch.from_numpy(record.snapshot_versions == self.version).to(self.device)
@@ -103,7 +110,7 @@ class Learner:
             batch = with_reference(batch, self._reference, *self._limits)
         if self._recompute and bool(fresh_G.any()):
             batch = with_current_logps(self.policy, batch, fresh_G, *self._limits)
-        gradients = EpochGradients(self.policy, self.objective, batch, *self._limits, self._reference_kl)
+        gradients = EpochGradients(self.policy, self.objective, batch, *self._limits[:2], self._reference_kl, self.team)
         corrected = {} if self._correction is None else gradients.corrected(self._correction)
         diagnostics = self.objective.diagnostics(gradients.groups, gradients.signal)
         self._warn_about(diagnostics)
@@ -186,16 +193,27 @@ class Learner:
 
     def snapshot(self) -> Snapshot:
         """A frozen copy of the weights; groups sampled from it are welcome until it is `remember` publications old."""
-        arrays = export_weights(self.policy)
+        arrays, probe = self.team.run(Learner._export, self)
         digest = weights_digest(arrays)
         self.published[self.version] = digest
         oldest = self._publication(self.version) - self._remember + 1
         self.published = {v: known for v, known in self.published.items() if self._publication(v) >= oldest}
-        probe = self.policy.probe()
         tokens, logps = (None, None) if probe is None else (probe[0].numpy().astype(np.int32), probe[1].numpy())
         snapshot = Snapshot(version=self.version, arrays=arrays, digest=digest, probe_tokens=tokens, probe_logps=logps)
         self.newest = snapshot if self._publish_every > 1 else None
         return snapshot
+
+    def _export(self) -> tuple[dict[str, Array], tuple[Tensor, Tensor] | None]:
+        """The weights, on rank 0, and what they say of the probe."""
+        if self.team.rank == 0:
+            return export_weights(self.policy), self.policy.probe()
+        for parameter in self.policy.published_parameters().values():
+            whole(parameter.detach())
+        return {}, self.policy.probe()
+
+    def close(self) -> None:
+        """End the other ranks, if there are any; there is no further call."""
+        self.team.close()
 
     @property
     def standing(self) -> Snapshot | None:
@@ -229,19 +247,13 @@ class Learner:
 
     def _finish_gradient(self) -> float:
         """The gradient's norm before it is scaled down to the bound, if there is one."""
-        parameters = list(self.policy.published_parameters().values())
-        for parameter in parameters:
-            if parameter.grad is None:  # a batch without any preference: the optimizer still sees its zero gradient
-                parameter.grad = torch.zeros_like(parameter)
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        if not bool(norm.isfinite()):
+        norm = bound_gradient(list(self.policy.published_parameters().values()), self._max_norm)
+        if not math.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient of step {self.version} is {norm.item()}; lower learner.optimizer.lr or set "
+                f"the gradient of step {self.version} is {norm}; lower learner.optimizer.lr or set "
                 "learner.max_grad_norm"
             )
-        if self._max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self._max_norm, norm)
-        return norm.item()
+        return norm
 
     def _mismatch(self, learner_GKT: Tensor | None, sampler_GKT: Tensor, live_GKT: Tensor, fresh_G: Tensor) -> Metrics:
         """What the sampling engine makes of the weights that sampled the fresh groups; nothing where the policy does.

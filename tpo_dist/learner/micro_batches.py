@@ -1,16 +1,18 @@
 """Cutting a batch into parts that fit into memory: by candidates, or by the tokens that a part computes.
 
 Log-probs of candidates do not depend on which others they are scored with, so a batch may be cut anywhere between them.
+Where a learner has ranks, each gets a run of candidates with about as many tokens as every other, and cuts that.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tpo_dist.learner.batch import TrainingBatch
+from tpo_dist.learner.team import ALONE, Team
 from tpo_dist.policies.contract import CandidateBatch, Policy
 
 
@@ -23,14 +25,59 @@ class MicroBatch:
     score: Callable[[], Tensor]
 
 
-def split(policy: Policy, batch: CandidateBatch, candidates: int | None, tokens: int | None = None) -> list[MicroBatch]:
+def split(
+    policy: Policy, batch: CandidateBatch, candidates: int | None, tokens: int | None = None, team: Team = ALONE
+) -> list[MicroBatch]:
     """Cut a batch into parts, groups kept whole where they fit; None and None: one part.
 
     `candidates`: at most so many in a part. `tokens`: at most so many, each group's prompt counted once in each part
     that has candidates of it; parts are about equal, and only a single candidate may be longer.
+
+    In a team, they are the parts of this rank's share, in which the candidates of other ranks are empty. All ranks have
+    as many, since weights that they share are put together in every pass: some may do nothing.
     """
-    cuts = _by_candidates(batch, candidates) if tokens is None else _by_tokens(batch, tokens)
+    if team.size == 1:
+        return _scored(policy, batch, _cuts(batch, candidates, tokens))
+    shares = [_share(batch, rank, team.size) for rank in range(team.size)]
+    cuts = [list(_alive(share, _cuts(share, candidates, tokens))) for share in shares]
+    parts = _scored(policy, shares[team.rank], cuts[team.rank])
+    missing = max(map(len, cuts)) - len(parts)
+    return parts + [_idle(policy, batch)] * missing
+
+
+def _scored(policy: Policy, batch: CandidateBatch, cuts: Iterable[tuple[slice, slice]]) -> list[MicroBatch]:
     return [MicroBatch(groups, inner, policy.scorer(batch.select(groups, inner))) for groups, inner in cuts]
+
+
+def _cuts(batch: CandidateBatch, candidates: int | None, tokens: int | None) -> Iterator[tuple[slice, slice]]:
+    return _by_candidates(batch, candidates) if tokens is None else _by_tokens(batch, tokens)
+
+
+def _share(batch: CandidateBatch, rank: int, ranks: int) -> CandidateBatch:
+    """The batch with a run of its candidates, those of other ranks empty; a prompt counts in parts for each."""
+    lengths_GK = batch.mask_GKT.sum(dim=-1)
+    costs_GK = lengths_GK * lengths_GK.shape[1] + batch.prompt_lengths.unsqueeze(1)
+    ends = costs_GK.flatten().cumsum(0)
+    owner_GK = ((2 * ends - costs_GK.flatten()) * ranks // (2 * ends[-1])).view_as(lengths_GK)
+    return replace(batch, mask_GKT=batch.mask_GKT & (owner_GK == rank).unsqueeze(-1))
+
+
+def _alive(batch: CandidateBatch, cuts: Iterable[tuple[slice, slice]]) -> Iterator[tuple[slice, slice]]:
+    """Those with a token in them, without the groups around that have none."""
+    alive_G, alive_GK = batch.mask_GKT.flatten(1).any(dim=1).tolist(), batch.mask_GKT.any(dim=-1)
+    for groups, inner in cuts:
+        alive = [group for group in range(*groups.indices(len(alive_G))) if alive_G[group]]
+        if alive and bool(alive_GK[groups][:, inner].any()):
+            yield slice(alive[0], alive[-1] + 1), inner
+
+
+def _idle(policy: Policy, batch: CandidateBatch) -> MicroBatch:
+    """A pass over a single token that counts for nothing."""
+    first = batch.select(slice(0, 1), slice(0, 1))
+    mask = first.mask_GKT.clone()
+    mask[..., 1:] = False
+    score = policy.scorer(replace(first, mask_GKT=mask))
+    return MicroBatch(slice(0, 0), slice(0, 1), lambda: score()[:0])
 
 
 def _by_candidates(batch: CandidateBatch, limit: int | None) -> Iterator[tuple[slice, slice]]:
@@ -85,29 +132,40 @@ def _fill(costs: Sequence[int], capacity: int) -> list[slice]:
 
 
 @torch.no_grad()
-def current_logps(parts: Sequence[MicroBatch], batch: TrainingBatch) -> Tensor:
+def current_logps(parts: Sequence[MicroBatch], batch: TrainingBatch, team: Team = ALONE) -> Tensor:
     """Log-probs [G, K, T] of a whole batch from its parts, under the weights of this moment, without a graph."""
+    return gathered(((part, part.score()) for part in parts), batch, team)
+
+
+@torch.no_grad()
+def gathered(found: Iterable[tuple[MicroBatch, Tensor]], batch: TrainingBatch, team: Team = ALONE) -> Tensor:
+    """Log-probs [G, K, T] of a whole batch from those of parts, on all ranks."""
     old = batch.groups.old_logps_GKT
     logps = torch.zeros(batch.candidates.tokens_GKT.shape, dtype=old.dtype, device=old.device)
-    for part in parts:
-        logps[part.groups, part.candidates] = part.score()
-    return batch.to_groups(logps)
+    for part, values in found:
+        logps[part.groups, part.candidates] = values
+    return batch.to_groups(team.total(logps))
 
 
 def with_current_logps(
-    policy: Policy, batch: TrainingBatch, chosen_G: Tensor, candidates: int | None, tokens: int | None = None
+    policy: Policy,
+    batch: TrainingBatch,
+    chosen_G: Tensor,
+    candidates: int | None,
+    tokens: int | None = None,
+    team: Team = ALONE,
 ) -> TrainingBatch:
     """The batch with the policy's log-probs of this moment as the old ones of some groups, chosen_G True."""
     rows = chosen_G.nonzero().squeeze(1)
     part = replace(batch, candidates=batch.candidates.select(rows))
     old_GKT = batch.groups.old_logps_GKT.clone()
-    old_GKT[rows] = current_logps(split(policy, part.candidates, candidates, tokens), part)
+    old_GKT[rows] = current_logps(split(policy, part.candidates, candidates, tokens, team), part, team)
     return replace(batch, groups=replace(batch.groups, old_logps_GKT=old_GKT))
 
 
 def with_reference(
-    batch: TrainingBatch, reference: Policy, candidates: int | None, tokens: int | None = None
+    batch: TrainingBatch, reference: Policy, candidates: int | None, tokens: int | None = None, team: Team = ALONE
 ) -> TrainingBatch:
     """The batch with the log-probs of a fixed reference policy; the limits are those of `split`."""
-    logps_GKT = current_logps(split(reference, batch.candidates, candidates, tokens), batch)
+    logps_GKT = current_logps(split(reference, batch.candidates, candidates, tokens, team), batch, team)
     return replace(batch, groups=replace(batch.groups, reference_logps_GKT=logps_GKT))

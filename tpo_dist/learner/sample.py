@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tpo_dist.learner.batch import TrainingBatch
-from tpo_dist.learner.micro_batches import current_logps, split, with_current_logps
+from tpo_dist.learner.micro_batches import current_logps, split
+from tpo_dist.learner.team import Team
 from tpo_dist.objective import Groups, Objective, group_probabilities, zero_variance
 from tpo_dist.objective.groups import token_sum
 from tpo_dist.objective.tpo import TPO
@@ -65,16 +66,23 @@ def take_sample(
     batch: TrainingBatch,
     signal: Tensor,
     lag_G: NDArray[np.int64],
-    limits: tuple[Any, ...],
+    limits: tuple[int | None, int | None, Team],
 ) -> tuple[GroupSample, ...]:
     """`count` groups, evenly over the batch, under the weights of this moment: one pass over them alone.
 
-    `signal`: the objective's, of the batch. `limits`: those of `with_current_logps`.
+    `signal`: the objective's, of the batch. `limits`: those of `split`.
     """
     rows = np.arange(min(count, len(record))) * len(record) // min(count, len(record))
-    positions, whole, inner = _positions(rows, batch.decisions_NT, int(record.snapshot_versions[0]))
-    after_GKT = _logps(policy, batch, rows, limits)[inner]
-    seen = _seen(objective, _select(batch.groups, whole), signal[whole], after_GKT)
+    rows_n = torch.from_numpy(rows).to(batch.groups.scores_GK.device)
+    decisions = batch.decisions_NT
+    part = replace(
+        batch,
+        candidates=batch.candidates.select(rows_n),
+        decisions_NT=None if decisions is None else decisions[rows_n],
+    )
+    after_GKT = current_logps(split(policy, part.candidates, *limits), part, limits[2])
+    positions, whole, inner = _positions(rows, decisions, int(record.snapshot_versions[0]))
+    seen = _seen(objective, _select(batch.groups, whole), signal[whole], after_GKT[inner])
     found = record.select(rows)
     tokens_nKT, prompts = pad(found.tokens, found.lengths), pad(found.prompt_tokens, found.prompt_lengths)
     return tuple(
@@ -92,17 +100,6 @@ def take_sample(
         )
         for i, row in enumerate(rows)
     )
-
-
-def _logps(policy: Policy, batch: TrainingBatch, rows: NDArray[np.int64], limits: tuple[Any, ...]) -> Tensor:
-    """Log-probs [G, K, T] of the groups that these rows hold, under the weights of this moment."""
-    rows_n = torch.from_numpy(rows).to(batch.groups.scores_GK.device)
-    if batch.decisions_NT is None:
-        chosen_G = torch.zeros(len(batch.candidates), dtype=torch.bool, device=rows_n.device)
-        chosen_G[rows_n] = True
-        return with_current_logps(policy, batch, chosen_G, *limits).groups.old_logps_GKT[rows_n]
-    part = replace(batch, candidates=batch.candidates.select(rows_n), decisions_NT=batch.decisions_NT[rows_n])
-    return current_logps(split(policy, part.candidates, *limits[:2]), part)
 
 
 def _seen(objective: Objective, groups: Groups, signal: Tensor, after_GKT: Tensor) -> dict[str, Any]:

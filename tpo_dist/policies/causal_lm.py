@@ -151,6 +151,11 @@ class CausalLM(Policy):
             if parameter.ndim == 2 and not any(parameter is end for end in ends)
         }
 
+    def shard_units(self) -> list[nn.Module]:
+        """The transformer's blocks, adapters inside them."""
+        names = self._bare._no_split_modules or ()
+        return [module for module in self._bare.modules() if type(module).__name__ in names]
+
     def frozen(self) -> Policy:
         """With adapters, the model without them, which needs no copy; else a copy."""
         return _WithoutAdapters(self) if self.has_adapters else super().frozen()
@@ -170,7 +175,7 @@ class CausalLM(Policy):
         mask_GKT, blocks = batch.mask_GKT, block_mask(packing) if self._flex else None
 
         def score() -> Tensor:
-            logps_M = self._logps(packing, blocks, self.temperature)
+            logps_M: Tensor = self(packing, blocks, self.temperature)
             return logps_M.new_zeros(mask_GKT.shape).masked_scatter(mask_GKT, logps_M)
 
         return score
@@ -186,10 +191,12 @@ class CausalLM(Policy):
         )
         packing = pack(batch)
         blocks = block_mask(packing) if self._flex else None
-        return tokens_P, self._logps(packing, blocks, 1.0).cpu()
+        logps_M: Tensor = self(packing, blocks, 1.0)
+        return tokens_P, logps_M.cpu()
 
-    def _logps(self, packing: Packing, blocks: Any, temperature: float) -> Tensor:
-        """Log-probs [M] of the predicted tokens, in float32 at least."""
+    def forward(self, packing: Packing, blocks: Any, temperature: float) -> Tensor:
+        """Log-probs [M] of the predicted tokens, in float32 at least. All weights are used here and nowhere else: where
+        ranks share them, they are whole meanwhile."""
         out = self._bare.base_model(
             input_ids=packing.tokens_N.unsqueeze(0),
             position_ids=packing.positions_N.unsqueeze(0),

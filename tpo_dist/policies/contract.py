@@ -123,6 +123,10 @@ class Policy(nn.Module, ABC):
         """What training changes, by the name under which snapshots and checkpoints carry it."""
         return dict(self.named_parameters())
 
+    def shard_units(self) -> list[nn.Module]:
+        """The modules whose weights are whole at a time where ranks share them; none: all of them at once."""
+        return []
+
     def frozen(self) -> "Policy":
         """This policy as it is now, for good: what a KL term holds on to."""
         return copy.deepcopy(self).requires_grad_(False)

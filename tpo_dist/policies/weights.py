@@ -4,6 +4,7 @@ numpy has no bfloat16: such a parameter travels as int16 of the same bits, and i
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,28 @@ from tpo_dist.records import Array
 
 
 def to_array(tensor: Tensor) -> Array:
-    """A tensor as an array, on a CPU its own memory; bfloat16 as int16."""
-    tensor = tensor.detach().cpu()
+    """A tensor as an array, on a CPU its own memory; bfloat16 as int16. One that ranks share is put together, which
+    all of them have to ask for."""
+    tensor = whole(tensor.detach()).cpu()
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that ranks share; any other is whole already."""
+    gather = getattr(tensor, "full_tensor", None)
+    everything: Tensor = tensor if gather is None else gather()
+    return everything
+
+
+@torch.no_grad()
+def fill(tensor: Tensor, values: Tensor) -> None:
+    """Copy all values into a tensor, of one that ranks share each its own part."""
+    if hasattr(tensor, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        shared: Any = tensor
+        values = distribute_tensor(values.to(tensor.device), shared.device_mesh, shared.placements, src_data_rank=None)
+    tensor.copy_(values)
 
 
 def to_tensor(array: Array, dtype: torch.dtype) -> Tensor:
@@ -58,6 +78,6 @@ def import_weights(policy: Policy, arrays: Mapping[str, Array]) -> None:
             )
     for name, parameter in parameters.items():
         try:
-            parameter.copy_(to_tensor(arrays[name], parameter.dtype))
+            fill(parameter, to_tensor(arrays[name], parameter.dtype))
         except ValueError as error:
             raise ValueError(f"parameter {name!r}: {error}") from None

@@ -13,7 +13,7 @@ from tpo_dist.learner.checkpoint import list_checkpoints, load_checkpoint
 from tpo_dist.metrics import Metrics
 from tpo_dist.programs.folder import find_run
 from tpo_dist.programs.job import configure, load_job
-from tpo_dist.programs.parts import make_learner, make_sampler, make_task
+from tpo_dist.programs.parts import alone, make_learner, make_sampler, make_task
 from tpo_dist.programs.ready import refuse_unready
 from tpo_dist.programs.words import in_words, refuse_evaluation
 from tpo_dist.records import Snapshot
@@ -62,7 +62,7 @@ def run_evaluation(subject: Subject) -> Evaluation:
     task = make_task(config)
     assert isinstance(task, TokenizedTask), "find_subject() refuses others"
     refuse_evaluation(config.model_copy(update={"evaluation": _once(config)}), task)
-    learner = make_learner(config)
+    learner = make_learner(alone(config))
     if subject.checkpoint is not None:
         load_checkpoint(subject.checkpoint, learner)
     snapshot = learner.snapshot()

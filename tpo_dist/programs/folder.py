@@ -40,7 +40,11 @@ def runs_in(runs_dir: str) -> list[Path]:
 
 def short_path(path: Path) -> str:
     """Relative to the working folder where it lies below it."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # the folder in which Ray started a submitted job goes with the job's last actor
+        return str(path)
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def write_whole(path: Path, text: str) -> None:

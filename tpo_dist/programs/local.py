@@ -5,6 +5,7 @@ With `stream.max_staleness` above 0, groups are as stale here as they may get th
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -35,7 +36,7 @@ def train(run: Run) -> Iterator[StepReport]:
     stream = open_stream(config, run.folder)
     failing, every = FailingGroups(run), config.evaluation.every_steps
     evaluator = make_evaluator(config) if every else None
-    with asyncio.Runner() as runner:
+    with asyncio.Runner() as runner, contextlib.closing(learner):
         while learner.version < config.steps:
             started, step = time.perf_counter(), learner.version
 

@@ -15,8 +15,9 @@ def first_workers(config: RunConfig) -> int:
 
 
 def learner_need(config: RunConfig) -> Need:
-    """Of the learner."""
-    return Need(config.learner.cpus, config.learner.gpus, config.learner.resources)
+    """Of all ranks of the learner, which are on one node."""
+    ranks = config.learner.ranks
+    return Need(ranks * config.learner.cpus, ranks * config.learner.gpus, config.learner.resources)
 
 
 def worker_need(config: RunConfig) -> Need:
@@ -46,7 +47,9 @@ def describe_needs(config: RunConfig) -> str:
     """One line: the CPUs and GPUs asked of Ray and, where the cluster would be started here, whether it has them."""
     needs = needs_of(config)
     cpus, gpus = sum(need.cpus for need in needs), sum(need.gpus for need in needs)
-    asked = f"needs {cpus:g} CPU and {gpus:g} GPU"
+    asked, learner = f"needs {cpus:g} CPU and {gpus:g} GPU", config.learner
+    if learner.ranks > 1:
+        asked += f", of which {learner.ranks} ranks of the learner {learner.cpus:g} CPU and {learner.gpus:g} GPU each"
     if config.cluster.address is not None:
         return f"{asked} of the cluster at {config.cluster.address}"
     has_cpus, has_gpus = config.cluster.num_cpus or os.cpu_count() or 1, torch.cuda.device_count()

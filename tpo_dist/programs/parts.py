@@ -13,6 +13,7 @@ from tpo_dist.config import RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.history import History
 from tpo_dist.learner.learner import Learner
+from tpo_dist.learner.team import ALONE, Leader, Team
 from tpo_dist.objective import OBJECTIVES, Objective
 from tpo_dist.policies import POLICIES, ContextPolicyOptions, Policy, PolicyOptions, TextPolicyOptions
 from tpo_dist.policies.tokenizer import load_tokenizer
@@ -151,13 +152,35 @@ def generation_of(config: RunConfig, task: Task, temperature: float | None = Non
 
 
 def make_learner(config: RunConfig) -> Learner:
-    """The learner at step 0. Raises UsageError where its device is not here."""
-    _require_device("learner", config.learner.device)
+    """The learner at step 0, with the processes of its other ranks. Raises UsageError where its device is not here, and
+    RankLost where a rank does not come up. A process has one learner of several ranks at a time: close it."""
+    _require_device("learner", config.learner.device, config.learner.ranks)
+    ranks, threads, waits = config.learner.ranks, config.learner.threads, config.deadlines
+    if ranks == 1:
+        return _learner(config, ALONE)
+    make = partial(_learner, config)
+    team = Leader(ranks, config.learner.device, threads, waits.update_seconds, waits.start_seconds, make)
+    try:
+        learner = make(team)
+        team.ready()
+    except BaseException:
+        team.close()
+        raise
+    return learner
+
+
+def alone(config: RunConfig) -> RunConfig:
+    """The same with a learner of one rank, which reads the checkpoints of any number."""
+    return config.model_copy(update={"learner": config.learner.model_copy(update={"ranks": 1})})
+
+
+def _learner(config: RunConfig, team: Team) -> Learner:
+    """That of one rank."""
     oracle = partial(_answers, make_task(config)) if config.log.oracle else None
     remember = config.stream.max_staleness + 2  # those that may still arrive, and one more
     policy, objective = make_policy(config), make_objective(config)
-    sampling = config.log.groups, config.log.groups_every
-    return Learner(policy, objective, config.learner, config.steps, oracle, remember=remember, sampling=sampling)
+    settings, sampling = (config.learner, config.steps, oracle), (config.log.groups, config.log.groups_every)
+    return Learner(policy, objective, *settings, remember=remember, sampling=sampling, team=team)
 
 
 def _answers(task: Task, record: ScoredGroups) -> NDArray[np.int32]:
@@ -203,12 +226,13 @@ def concurrency(config: RunConfig) -> int:
     return config.rollout.concurrency
 
 
-def _require_device(role: str, device: str) -> None:
+def _require_device(role: str, device: str, ranks: int = 1) -> None:
     """Asked where the part is made: the driver's machine may have no GPU where the learner's has."""
     count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
-    if device != "cpu" and int(device.partition(":")[2] or 0) >= count:
+    if device != "cpu" and int(device.partition(":")[2] or 0) + ranks > count:
         reason = f"torch {torch.__version__} can use {count} CUDA devices here"
-        raise UsageError(f"{role}.device = {device!r}", reason, f"give {role}.device=cpu, or a machine with that GPU")
+        where = f"{role}.device = {device!r}" + (f" with {role}.ranks = {ranks}" if ranks > 1 else "")
+        raise UsageError(where, reason, f"give {role}.device=cpu, or a machine with that GPU")
 
 
 def policy_options(config: RunConfig) -> AnyPolicyOptions:

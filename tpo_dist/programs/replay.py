@@ -21,7 +21,7 @@ from tpo_dist.ledger import Ledger
 from tpo_dist.process import keep_freed_memory
 from tpo_dist.programs.folder import LEDGER
 from tpo_dist.programs.job import configure
-from tpo_dist.programs.parts import blocks_per_step, make_learner, make_worker
+from tpo_dist.programs.parts import alone, blocks_per_step, make_learner, make_worker
 from tpo_dist.programs.run import StepReport
 from tpo_dist.records import ScoredGroups, Snapshot, concatenate
 from tpo_dist.rollout.worker import RolloutWorker
@@ -79,20 +79,24 @@ class Replay:
         """
         keep_freed_memory()
         config = self._configs[0]
-        learner, worker = make_learner(config), make_worker(config)
-        self._compare(learner)
-        for step in range(self.steps):
-            if step > 0 and step in self._configs:  # the run was resumed here
-                config = self._configs[step]
-                learner, worker = _go_on(learner, config), make_worker(config)
-            started = time.perf_counter()
-            torch.set_num_threads(config.rollout.threads)
-            groups = self._roll(worker, step)
-            torch.set_num_threads(config.learner.threads)
-            metrics = learner.update(groups)
-            yield StepReport(learner.version, metrics, time.perf_counter() - started, None)
+        learner = make_learner(config)
+        try:
+            worker = make_worker(config)
             self._compare(learner)
-            self._kept = {version: kept for version, kept in self._kept.items() if self._last_step[version] > step}
+            for step in range(self.steps):
+                if step > 0 and step in self._configs:  # the run was resumed here
+                    config = self._configs[step]
+                    learner, worker = _go_on(learner, config), make_worker(config)
+                started = time.perf_counter()
+                torch.set_num_threads(config.rollout.threads)
+                groups = self._roll(worker, step)
+                torch.set_num_threads(config.learner.threads)
+                metrics = learner.update(groups)
+                yield StepReport(learner.version, metrics, time.perf_counter() - started, None)
+                self._compare(learner)
+                self._kept = {version: kept for version, kept in self._kept.items() if self._last_step[version] > step}
+        finally:
+            learner.close()
 
     def _roll(self, worker: RolloutWorker, step: int) -> ScoredGroups:
         """The groups of a step, in the order in which it was trained."""
@@ -144,7 +148,7 @@ class Replay:
         """At once: a run that goes on may take it away meanwhile."""
         for path in reversed(list_checkpoints(folder / "checkpoints")):
             if int(path.name.rpartition("-")[2]) <= self.steps:
-                learner = make_learner(self._configs[0])
+                learner = make_learner(alone(self._configs[0]))
                 load_checkpoint(path, learner)
                 self.checkpoint, self._checkpoint_step, self._saved = path, learner.version, state_digests(learner)
                 return
@@ -152,9 +156,11 @@ class Replay:
 
 def _go_on(learner: Learner, config: RunConfig) -> Learner:
     """A learner of another configuration that goes on from this one, by way of a checkpoint as in the run."""
-    resumed = make_learner(config)
     with tempfile.TemporaryDirectory() as folder:
-        load_checkpoint(save_checkpoint(Path(folder), learner, keep=1), resumed)
+        path = save_checkpoint(Path(folder), learner, keep=1)
+        learner.close()
+        resumed = make_learner(config)
+        load_checkpoint(path, resumed)
     return resumed
 
 

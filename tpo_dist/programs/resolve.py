@@ -152,6 +152,7 @@ def _refuse_learning(config: RunConfig, policy: AnyPolicyOptions) -> None:
                 reason = f"policy {config.policy.name!r} is a small network, which draws for itself in one process"
                 raise UsageError(f"learner.{key} = {getattr(learner, key)!r}", reason, "leave it out")
         return
+    _refuse_ranks(config)
     if learner.old_logprobs == "recompute" and learner.correction.name != "none":
         raise UsageError(
             "learner.old_logprobs = 'recompute'",
@@ -169,6 +170,22 @@ def _refuse_learning(config: RunConfig, policy: AnyPolicyOptions) -> None:
     if isinstance(policy, CausalLMOptions) and policy.attention == "flex" and learner.device == "cpu":
         reason = "FlexAttention has no backward pass on a CPU, and learner.device = 'cpu'"
         raise UsageError("policy.attention = 'flex'", reason, "give sdpa, or learner.device=cuda")
+
+
+def _refuse_ranks(config: RunConfig) -> None:
+    """What several ranks of a learner cannot do."""
+    learner, where = config.learner, f"learner.ranks = {config.learner.ranks}"
+    if learner.ranks == 1:
+        return
+    if learner.optimizer.name == "muon":
+        reason = "Muon orthogonalises whole matrices, of which each rank has a part (learner.optimizer.name = 'muon')"
+        raise UsageError(where, reason, "give learner.optimizer.name=adamw, or learner.ranks=1")
+    if ":" in learner.device:
+        reason = f"each rank has a GPU of its own, and learner.device = {learner.device!r} is one of them"
+        raise UsageError(where, reason, "give learner.device=cuda and learner.gpus=1")
+    if learner.device == "cuda" and learner.gpus != 1:
+        reason = f"each rank has one whole GPU, and learner.gpus, which is for each, is {learner.gpus:g}"
+        raise UsageError(where, reason, "give learner.gpus=1")
 
 
 def _refuse_fleet(config: RunConfig) -> None:

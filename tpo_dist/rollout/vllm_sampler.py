@@ -91,6 +91,10 @@ class VLLMSampling(Streaming):
 
     def build(self, generation: Generation) -> "VLLMSampler":
         """The sampler, with vLLM running. Raises UsageError where vLLM is not installed, or refuses the model."""
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            reason = "vLLM needs a process for itself, and this one is a rank of the learner"
+            fix = "train without --local, or give learner.ranks=1 or sampler.name=transformers"
+            raise UsageError("sampler.name = 'vllm'", reason, fix)
         set_environment(generation.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is deprecated in what vLLM uses

@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from tpo_dist.errors import RunFailed, Stopped, UsageError
+from tpo_dist.learner.team import RankLost
 from tpo_dist.supervision import WARN_AT
 
 _log = logging.getLogger(__name__)
@@ -30,10 +31,17 @@ def reason(error: RayError) -> str:
         if dead.actor_init_failed:  # a page, of which the end is what was raised
             return "its process cannot start (" + " ".join(lines[-1].split()) + ")"
         return "its process died (" + " ".join(lines[0].split()) + ")"
+    if isinstance(dead, RankLost):
+        return str(dead)
     if isinstance(error, RayTaskError) and error.cause is not None:
         return " ".join(f"{type(error.cause).__name__}: {error.cause}".split())
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
+
+
+def is_death(error: RayError) -> bool:
+    """Whether a process is gone: the actor's own, or one that it cannot go on without. Else it is an exception."""
+    return not isinstance(error, RayTaskError) or isinstance(error.cause, RankLost)
 
 
 def await_all(starting: Mapping[Any, str], seconds: float, stopping: Callable[[], bool] = lambda: False) -> None:

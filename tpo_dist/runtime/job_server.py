@@ -72,7 +72,8 @@ class JobServer:
             socket.create_connection((host, port), timeout=seconds).close()
         except OSError as error:
             raise self._refusal(f"nothing answers there ({error.strerror or error})", _START) from None
-        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+        for chatty in ("dashboard_sdk", "job.sdk"):
+            logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.WARNING)
         with self._asking(), _address_as_given():
             self._client: Any = _Client(self.address, seconds=seconds)
 

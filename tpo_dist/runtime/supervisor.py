@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from tpo_dist.blocks import owner
 from tpo_dist.config import DeadlineConfig, FaultConfig
 from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.runtime import nodes
-from tpo_dist.runtime.answers import failed, reason
+from tpo_dist.runtime.answers import failed, is_death, reason
 from tpo_dist.runtime.deaths import Deaths
 from tpo_dist.runtime.desk import Desk
 from tpo_dist.runtime.faults import Faults
@@ -158,7 +158,7 @@ class Supervisor:
         try:
             report = self.learner.next_report()
         except RayError as error:
-            if isinstance(error, RayTaskError):  # an exception of its own; all others mean that its process is gone
+            if not is_death(error):
                 raise failed("the learner", error) from error
             self._learner_died(reason(error))
             return None, False
@@ -175,9 +175,9 @@ class Supervisor:
     def _seat_learner(self) -> None:
         try:
             self.learner.stand()
-        except RayTaskError as error:
-            raise failed("the learner", error) from error
         except RayError as error:
+            if not is_death(error):
+                raise failed("the learner", error) from error
             self._learner_died(reason(error))
         except TimeoutError as error:
             raise RunFailed(str(error)) from error
