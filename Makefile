@@ -1,6 +1,7 @@
 # make train | test | check: each makes the virtual environment first when it is missing or out of date.
 PYTHON ?= python3
 VENV ?= .venv
+WHEELS ?= $(PIP_FIND_LINKS)
 CONSTRAINTS ?= constraints-cpu.txt
 BIN := $(VENV)/bin
 # With vLLM and transformers, which training a toy does without: what `make test` and `make check` need.
@@ -10,13 +11,17 @@ FIND := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
 # Compiled byte code saves seconds at every start of every process, so it is made once, here.
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(FIND) -c $(CONSTRAINTS)
 
-.PHONY: train test check format dashboard clean
+.PHONY: train test test-docker check format dashboard clean
 
 train: $(STAMP)
 	@$(BIN)/tpo-dist train jobs/token_reversal.yaml $(ARGS)
 
 test: $(WHOLE)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# Needs Docker: builds the CPU image and brings docker/compose.yaml up. WHEELS: a folder of wheels to build with.
+test-docker: $(STAMP)
+	@TPO_DIST_DOCKER=1 WHEELS=$(WHEELS) $(BIN)/python -m pytest -x -s --durations=0 tests/docker $(ARGS)
 
 check: $(WHOLE)
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy --no-error-summary

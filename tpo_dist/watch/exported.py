@@ -31,6 +31,8 @@ class Exported:
     """Beside those that every metric has."""
     bounds: tuple[float, ...] = ()
     """Of a histogram's bins, the last of which is open."""
+    steady: bool = False
+    """A counter that grows all the time is shown by its pace; one of seldom events by their number."""
 
     @property
     def prometheus(self) -> str:
@@ -97,7 +99,9 @@ EXPORTED: tuple[Exported, ...] = (
     _of_step("score_seconds", "seconds", "workers' time spent scoring them", _PARTS),
     _of_step("wait_seconds", "seconds", "learner's time spent waiting for them", _PARTS),
     _of_step("train_seconds", "seconds", "learner's time spent training on them", _PARTS),
-    Exported("tpo_dist_steps_trained_total", "counter", "steps", "learner", "steps trained by this driver", _RUN),
+    Exported(
+        "tpo_dist_steps_trained_total", "counter", "steps", "learner", "steps trained by this driver", _RUN, steady=True
+    ),
     Exported(
         "tpo_dist_groups_trained_total",
         "counter",
@@ -106,6 +110,7 @@ EXPORTED: tuple[Exported, ...] = (
         "groups trained by this driver",
         _GROUPS,
         row="groups_trained",
+        steady=True,
     ),
     _of_step("groups_per_second", "groups/s", "good groups handed in, over the last step", _GROUPS),
     _of_step("learner_idle_share", "share", "share of a step that the learner waited for groups", _IDLE),

@@ -97,8 +97,10 @@ def _targets(exported: Exported) -> Iterator[dict[str, Any]]:
     legend = " ".join(["{{run}}", word, *(f"{{{{{tag}}}}}" for tag in exported.tags)])
     if exported.kind == "gauge":
         yield _target(f"max by ({by}) ({series})", legend)
-    elif exported.kind == "counter":
+    elif exported.steady:
         yield _target(f"sum by ({by}) (rate({series}[$__rate_interval]))", f"{legend} per second")
+    elif exported.kind == "counter":
+        yield _target(f"sum by ({by}) ({series})", legend)  # the first of a kind has no rate: it was not 0 before
     else:
         buckets = series.replace("{", "_bucket{", 1)
         for quantile in _QUANTILES:
