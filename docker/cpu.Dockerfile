@@ -27,7 +27,6 @@ COPY jobs /jobs/
 ENV PATH=/opt/tpo-dist/bin:$PATH PYTHONUNBUFFERED=1 TPO_DIST_RUNS=/runs
 USER 10001
 WORKDIR /home/tpo
-VOLUME /runs
 # Of a node; a head asks for `healthy.sh head`.
 HEALTHCHECK --interval=10s --timeout=8s --start-period=90s --retries=6 CMD ["/clusters/entry/healthy.sh", "worker"]
 CMD ["tpo-dist", "--help"]

@@ -95,12 +95,20 @@ def until(what, there, seconds):
     return found
 
 
+def volumes():
+    """Those of no name as well, which no label tells."""
+    return set(
+        subprocess.run(["docker", "volume", "ls", "-q"], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     built = subprocess.run([ROOT / "docker" / "test" / "images.sh"], capture_output=True, text=True, timeout=1800)
     assert built.returncode == 0, built.stderr[-3000:]
     images = dict(line.split("=", 1) for line in built.stdout.split())
     it = Stack(tmp_path_factory.mktemp("stack"), images)
+    it.before = volumes()
     shown = ["head", "learner", "rollout", "job", "tensorboard", "prometheus", *(["grafana"] if it.grafana else [])]
     try:
         it.compose("up", "-d", *shown, seconds=UP_SECONDS)
@@ -244,6 +252,7 @@ def test_the_run_ends_in_order_and_its_ledger_is_clean(stack, run):
 
 def test_nothing_is_left(stack):
     stack.compose("down", "--volumes", "--timeout", "20")
-    for what in (["ps", "-a", "-q"], ["volume", "ls", "-q"], ["network", "ls", "-q"]):
+    for what in (["ps", "-a", "-q"], ["network", "ls", "-q"]):
         command = ["docker", *what, "--filter", f"label=com.docker.compose.project={stack.name}"]
         assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout == "", what
+    assert volumes() <= stack.before

@@ -2,17 +2,21 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.tiny import tiny_model
 from tpo_dist.learner.sample import GroupSample
+from tpo_dist.policies.tokenizer import load_tokenizer
 from tpo_dist.programs import legible, local
 from tpo_dist.programs.group_log import GROUPS, GroupLog
 from tpo_dist.programs.job import configure
 from tpo_dist.programs.legible import Reader
 from tpo_dist.programs.recorder import Recorder
 from tpo_dist.programs.run import StepReport, create_run, resume_run
+from tpo_dist.report.groups import parse
 
 
 def sample(draw=0, **changes):
@@ -125,6 +129,24 @@ def test_tasks_of_contexts_read_as_words():
     assert title == "image 7"
     assert [len(line) for line in drawn] == [16] * 8
     assert row["texts"] == ["2", "1"]
+
+
+def test_tasks_in_words_read_as_their_words(tmp_path):
+    model = tiny_model(tmp_path / "model")
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "what is 2 + 2?", "answer": "4"}) + "\n")
+    scorer = f"{Path(__file__).parents[1] / 'tasks' / 'scorers.py'}:troubled"
+    task = ("task.name=text", f"task.path={path}", f"task.scorer={scorer}")
+    config = configure({}, (*task, "policy.name=causal_lm", f"policy.path={model}", "sampler.name=transformers"))
+    ids = [load_tokenizer(str(model)).tokenizer(text).input_ids for text in ("<b>four</b>", "5")]
+    tokens = np.zeros((2, max(map(len, ids))), np.int32)
+    for row, each in enumerate(ids):
+        tokens[row, : len(each)] = each
+    lengths = np.array([len(each) for each in ids], np.int32)
+    row = Reader(config).row(1, sample(tokens_KT=tokens, lengths_K=lengths, source="text", stops_K=np.array([1, 0])))
+    assert (row["prompt"], row["answer"], row["source"]) == ("what is 2 + 2?", "4", "text")
+    assert (row["texts"], row["stops"]) == (["<b>four</b>", "5"], ["stop", "length"])
+    assert parse(json.dumps(row).encode()) is not None
 
 
 def test_a_task_that_cannot_say_what_a_group_reads_costs_its_words_alone(small_config, monkeypatch, caplog):
