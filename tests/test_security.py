@@ -22,7 +22,7 @@ SECRETS = {
 UNPICKLES = {"torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "dill.load", "dill.loads",
              "cloudpickle.load", "cloudpickle.loads", "marshal.load", "marshal.loads", "shelve.open"}  # fmt: skip
 OWN_MESSAGES = {"runtime/messages.py", "learner/other_rank.py"}
-"""Bytes that one process of a run hands to another, through Ray or over a socket that it was born with, never a file."""
+"""Bytes that one process of a run hands to another, through Ray or over a socket it was born with, never a file."""
 
 
 def calls(path):
