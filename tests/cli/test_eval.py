@@ -21,6 +21,7 @@ stream: {max_staleness: 0}
 checkpoint: {every_steps: 1}
 text: {max_prompt_tokens: 100, max_completion_tokens: 8}
 log: {sinks: [], plot: false}
+evaluation: {every_steps: 2, questions: 5}
 """
 
 
@@ -54,6 +55,13 @@ def evaluated(place, monkeypatch, capsys):
         return code, out, err
 
     return run
+
+
+def test_a_run_evaluates_its_first_weights_and_its_last(place):
+    [folder] = (place / "runs").iterdir()
+    rows = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 2]
+    assert {row["eval/questions"] for row in rows} == {5}
 
 
 def test_a_run_s_newest_weights_answer(place, evaluated):

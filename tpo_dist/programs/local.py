@@ -74,4 +74,6 @@ def train(run: Run) -> Iterator[StepReport]:
             seconds = time.perf_counter() - started
             yield StepReport(learner.version, metrics, seconds, saved.path, saved.problem, learner.sample)
             if last:
+                if evaluator is not None and every and learner.version % every == 0:
+                    note_evaluation(run.folder, learner.version, evaluator(learner.snapshot()))
                 return
