@@ -74,6 +74,15 @@ def test_launcher_files_pass_ray_s_own_validation(path):
     assert "~/.ray/auth_token" in config["file_mounts"]
 
 
+def test_machines_of_aws_have_a_python_that_is_new_enough():
+    """The launcher's own image is an Ubuntu 18.04; and plain Ubuntu's has 8 GB, less than the packages take."""
+    [config] = documents(CLUSTERS / "launcher" / "aws.yaml")
+    for kind in config["available_node_types"].values():
+        assert "/ubuntu/server/24.04/" in kind["node_config"]["ImageId"]
+        [disk] = kind["node_config"]["BlockDeviceMappings"]
+        assert disk["Ebs"]["VolumeSize"] >= 50
+
+
 @pytest.mark.parametrize("path", LAUNCHER, ids=lambda path: path.name)
 def test_ray_s_validation_notices_a_mistake(path):
     from ray.autoscaler._private.util import prepare_config, validate_config
@@ -132,8 +141,12 @@ def test_pods_run_without_privileges_with_probes_the_folder_for_runs_and_time_to
         assert {"readinessProbe", "livenessProbe", "lifecycle"} <= container.keys()
         assert spec["terminationGracePeriodSeconds"] >= 60
         assert {"name": "runs", "mountPath": "/runs"} in container["volumeMounts"]
+        [shm] = [volume["emptyDir"] for volume in spec["volumes"] if volume["name"] == "shm"]
+        assert shm == {"medium": "Memory", "sizeLimit": "1Gi"}
     assert cluster["spec"]["authOptions"] == {"mode": "token", "secretName": "tpo-dist-token"}
     groups = {group["groupName"]: group for group in cluster["spec"]["workerGroupSpecs"]}
+    for group in (cluster["spec"]["headGroupSpec"], *groups.values()):
+        assert 0 < int(group["rayStartParams"]["object-store-memory"]) < 1024**3, "it would not fit into /dev/shm"
     assert groups["learner"]["maxReplicas"] == 1
     assert groups["rollout"]["maxReplicas"] > groups["rollout"]["minReplicas"]
     for name, group in groups.items():

@@ -112,3 +112,34 @@ def test_it_says_how_it_is_used():
     done = subprocess.run([SCRIPT], capture_output=True, text=True, env=clean_environment(), check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("usage: sbatch clusters/slurm/train.sbatch JOB.yaml")
+
+
+@pytest.mark.parametrize(("ends_with", "queued"), [(0, False), (1, False), (130, True)])
+def test_only_a_run_that_was_interrupted_is_queued_again(ends_with, queued, tmp_path):
+    """A run may come to its end just as the time is up: its processes are a few lines here, to end when they should."""
+    (tmp_path / "hosts").write_text("node-1\nnode-2\n")
+    programs = {
+        "clusters/entry/head.sh": "exec sleep 60",
+        "clusters/entry/worker.sh": "exec sleep 60",
+        "clusters/entry/healthy.sh": "exit 0",
+        "bin/tpo-dist": f"trap 'exit {ends_with}' TERM; touch '{tmp_path}/trains'; while true; do sleep 0.1; done",
+    }
+    for name, says in programs.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/usr/bin/env bash\n{says}\n")
+        path.chmod(0o755)
+    environment = clean_environment(
+        PATH=f"{STUB}:{tmp_path / 'bin'}:{os.environ['PATH']}", STUB_FOLDER=str(tmp_path),
+        SLURM_SUBMIT_DIR=str(tmp_path), SLURM_JOB_ID="4711", SLURM_JOB_NODELIST="all", SLURM_CPUS_PER_TASK="3",
+    )  # fmt: skip
+    script = subprocess.Popen([SCRIPT, "job.yaml"], env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for((tmp_path / "trains").exists, "the run to begin", 60)
+        script.send_signal(signal.SIGUSR1)
+        assert script.wait(60) == ends_with
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(script.pid, signal.SIGKILL)
+        script.wait()
+    assert (tmp_path / "requeued").exists() is queued

@@ -231,3 +231,17 @@ def lost(one, other, at=""):
             each for number, pair in enumerate(zip(one, other, strict=True)) for each in lost(*pair, f"{at}[{number}]")
         ]
     return [] if one == other else [at]
+
+
+def test_shared_memory_is_larger_than_the_object_store_in_it_and_each_gpu_has_one_service():
+    plain, gpu = services(), read(DOCKER / "compose.gpu.yaml")["services"]
+    for name in ("head", "learner", "rollout"):
+        default = re.fullmatch(r"\$\{TPO_OBJECT_STORE_MB:-(\d+)}", plain[name]["environment"]["TPO_OBJECT_STORE_MB"])
+        assert int(default[1]) < int(plain[name]["shm_size"].removesuffix("m")), name
+    devices = []
+    for name in ("learner", "rollout"):
+        store = int(gpu[name]["environment"]["TPO_OBJECT_STORE_MB"])
+        assert store * 1024**2 < int(gpu[name]["shm_size"].removesuffix("gb")) * 1024**3, name
+        [device] = gpu[name]["deploy"]["resources"]["reservations"]["devices"]
+        devices += [re.fullmatch(r"\$\{TPO_[A-Z]+_GPU:-(\d+)}", each)[1] for each in device["device_ids"]]
+    assert len(set(devices)) == len(devices) == 2  # with `count: 1`, Docker gives all of them the first
