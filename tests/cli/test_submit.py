@@ -1,10 +1,12 @@
 """`tpo-dist submit` where there is no cluster: mistakes in one line, before anything is sent."""
 
 import http.server
+import json
 import socket
 import threading
 
 import pytest
+import ray
 
 from tests.cli.run_cli import call
 
@@ -64,6 +66,7 @@ def test_what_cannot_be_meant(submit, job):
     assert "--resources {gpu: 0}: is no mapping of names to amounts above 0" in submit(job, "--resources", "{gpu: 0}")
     assert "--metadata team: is no key with its value" in submit(job, "--metadata", "team")
     assert "--working-dir nowhere: there is no such folder" in submit(job, "--working-dir", "nowhere")
+    assert "--id a/b c: has other characters than letters" in submit(job, "--id", "a/b c")
     assert "steps = 0" in submit(job, "steps=0")
     assert "there is no such file" in submit("nothing.yaml")
 
@@ -91,6 +94,7 @@ def test_an_address_where_nobody_answers(submit, job, monkeypatch):
         ((500, "oops"), "gives no answer of a job server"),
         ((404, "nothing"), "is a job server of another Ray"),
         ((200, '{"ray_version": "1.0.0", "version": "1"}'), "is a job server of another Ray"),
+        ((500, "Traceback (most recent call last):\n  conversion\nValueError: no."), "gives no answer of a job server"),
         ((401, "no"), "the cluster asks for a token, and none was shown. Fix: set RAY_AUTH_MODE=token, and RAY_AUTH"),
     ],
     indirect=["web"],
@@ -104,3 +108,35 @@ def test_another_token(submit, job, web, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert "the token in RAY_AUTH_TOKEN is not that of the cluster" in submit(job, "--address", web)
+
+
+def test_a_head_that_is_lost_on_the_way_is_said_in_one_line(monkeypatch, capsys):
+    from tpo_dist.runtime import job_server
+
+    seen = []
+
+    class Head(http.server.BaseHTTPRequestHandler):
+        """Knows its version, and a job for as long as it is asked once."""
+
+        def do_GET(self):
+            seen.append(self.path)
+            details = {"type": "SUBMISSION", "submission_id": "long", "status": "RUNNING", "entrypoint": "train"}
+            version = {"version": "4", "ray_version": ray.__version__, "ray_commit": ray.__commit__}
+            lost = len([path for path in seen if path.endswith("/long")]) > 1 or self.path.endswith("/tail")
+            self.send_response(500 if lost else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(version if "version" in self.path else details).encode())
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr(job_server, "_SILENCE_SECONDS", 0.0)
+    with http.server.HTTPServer(("127.0.0.1", 0), Head) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        code, _, err = call(monkeypatch, capsys, "submit", "--status", "long", "--follow", "--address", address)
+        server.shutdown()
+    assert code == 1, err
+    assert err.startswith(f"error: --address {address}: ")
+    assert err.endswith("; the job may go on. Look again with: tpo-dist submit --status long\n")
+    assert err.count("\n") == 1

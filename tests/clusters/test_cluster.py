@@ -130,7 +130,8 @@ def test_nobody_gets_in_without_the_token(cluster):
         assert out == ""
 
 
-def test_a_job_that_is_not_there(cluster):
-    code, _, err = submit(cluster, "--stop", "nobody")
+@pytest.mark.parametrize("errand", [("--stop", "nobody"), ("--status", "nobody", "--follow")], ids=["stop", "follow"])
+def test_a_job_that_is_not_there(cluster, errand):
+    code, _, err = submit(cluster, *errand)
     assert code == 2
     assert err == f"error: job nobody: {cluster.address} does not know it. Fix: see tpo-dist submit --list.\n"

@@ -115,6 +115,22 @@ def test_a_broken_run_still_has_a_page_that_says_what_is_missing(folder):
     assert "eval/pass@1" in page
 
 
+@pytest.mark.parametrize("number", [10**400, -(10**400), 2**60, 1e300, True])
+def test_numbers_that_cannot_be_leave_a_line_out_and_not_the_page(folder, number):
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": number, "error": 0.5}) + "\n")
+        file.write(json.dumps({"step": 31, "error": 10**400, "reward": 1}) + "\n")
+    fault = {"at": 1.0, "role": "worker", "name": "rollout-0", "what": "died", "reason": "x", "step": 3}
+    for key in ("at", "step"):
+        (folder / "faults.jsonl").write_text(json.dumps({**fault, key: number}) + "\n")
+        picture = gather(folder)
+        assert render([picture])
+        told = " ".join(picture.problems)
+        assert "metrics.jsonl: 1 line is torn" in told
+        assert picture.rows[-1] == {"step": 31, "reward": 1}
+        assert ("faults.jsonl" in told) == (picture.faults == ())
+
+
 def test_several_runs_show_what_differs_and_no_secrets(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "only-the-environment-knows")
     make_folder(tmp_path / "other", 20)

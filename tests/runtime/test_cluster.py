@@ -70,6 +70,18 @@ def test_a_start_that_is_late_every_time_says_so_and_what_to_do():
     assert patiently(Starts(4), 60.0, "Ray") == {}  # it has more attempts where it has the time
 
 
+def test_a_head_that_is_gone_is_not_waited_for_where_ray_s_notes_still_have_it(monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{unused.getsockname()[1]}")
+        monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray would try for minutes"))
+        with (
+            pytest.raises(UsageError, match=r"nothing answers there \(Connection refused\)"),
+            cluster(ClusterConfig(address="auto"), 5.0),
+        ):
+            pass
+
+
 def test_a_start_that_can_never_be_is_not_tried_again():
     calls = []
 

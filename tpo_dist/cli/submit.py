@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from tpo_dist.errors import UsageError
+from tpo_dist.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
     from tpo_dist.programs.submission import Parcel
@@ -211,6 +211,9 @@ def _follow(server: "JobServer", job: str, out: _Out) -> int:
     except KeyboardInterrupt:
         print(f"not followed any more; the job goes on. End it with: tpo-dist submit --stop {job}", file=sys.stderr)
         return 130
+    except RunFailed as error:
+        print(f"error: {error}; the job may go on. Look again with: tpo-dist submit --status {job}", file=sys.stderr)
+        return 1
     out.state(state, shown=True)
     return _exit_code(state)
 

@@ -131,7 +131,7 @@ class Wish(_Message):
 class Fault(_Message):
     """One line of `faults.jsonl`: something broke, and what became of it."""
 
-    at: float
+    at: Annotated[float, Field(ge=0, lt=1e11)]
     """When it was noticed, in seconds since the epoch."""
     role: str
     """worker, stream, learner, node …"""
@@ -143,7 +143,7 @@ class Fault(_Message):
     """From when it broke, as far as that is known, until it was noticed."""
     recovered_seconds: float | None = None
     """From when it was noticed until another one was at work. None: nothing came back."""
-    step: int | None = None
+    step: Annotated[int, Field(ge=0, lt=2**53)] | None = None
     """Steps finished by then."""
 
 

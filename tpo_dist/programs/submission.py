@@ -1,6 +1,7 @@
 """A job on its way to a cluster: which files it takes along, and the command that runs it there."""
 
 import math
+import re
 import secrets
 import shlex
 import shutil
@@ -20,6 +21,7 @@ from tpo_dist.programs.resolve import resolve
 
 RUNS = "TPO_DIST_RUNS"
 """Environment variable of a cluster's nodes: the folder that they share for runs."""
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # it names files and stands in addresses
 _LOCAL_KEYS = (("policy", "path"), ("task", "path"), ("task", "rewards"), ("task", "scorer"))
 
 
@@ -50,6 +52,8 @@ def pack(job: Path, overrides: Sequence[str], luggage: Luggage, folder: Path, na
     Without a working folder of the user's that is the job file alone, with those it builds on worked in. `name`: of the
     job at its server. Raises UsageError for a job that makes no sense, or that names files which would stay behind.
     """
+    if name is not None and not _ID.fullmatch(name):
+        raise UsageError(f"--id {name}", "has other characters than letters, digits and ._-", "give another, or none")
     settings = read_job(job)
     if luggage.working_dir is None:
         _refuse_left_behind(settings, overrides)

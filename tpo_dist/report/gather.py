@@ -1,8 +1,8 @@
 """Everything that the folder of a run tells, as far as it can be read: what cannot is named, and the rest goes on."""
 
 import json
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from tpo_dist.report.groups import GroupFile
 _SECRET = re.compile(r"(?:^|[._])(?:token|secret|password|passwd|api_?key|credentials?)$", re.IGNORECASE)
 _HIDDEN = "(not shown: its name is that of a secret)"
 _LONGEST_NAME = 80
+_MOST_STEPS = 2**53  # as far as a browser counts
 _Found = TypeVar("_Found")
 
 
@@ -124,7 +125,7 @@ def _rows(path: Path, problems: list[str]) -> tuple[Mapping[str, float], ...]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        if isinstance(row, dict) and type(row.get("step")) is int:
+        if isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < _MOST_STEPS:
             rows.append({name: number for name, number in row.items() if _is_metric(name, number)})
         else:
             damaged += 1
@@ -134,7 +135,7 @@ def _rows(path: Path, problems: list[str]) -> tuple[Mapping[str, float], ...]:
 
 
 def _is_metric(name: str, number: Any) -> bool:
-    return len(name) <= _LONGEST_NAME and type(number) in (int, float) and math.isfinite(number)
+    return len(name) <= _LONGEST_NAME and type(number) in (int, float) and abs(number) <= sys.float_info.max
 
 
 def _lines(count: int) -> str:

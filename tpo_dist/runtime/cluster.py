@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import ray
 import ray._private.node
 import ray._private.worker
+from ray._private.services import canonicalize_bootstrap_address_or_die
 
 from tpo_dist.config import ClusterConfig
 from tpo_dist.errors import RunFailed, UsageError
@@ -139,10 +140,13 @@ def _start(config: ClusterConfig, connect_seconds: float) -> None:
 
 
 def _join(address: str, connect_seconds: float) -> None:
-    if address != "auto":
-        _probe(address, connect_seconds)
     try:
-        ray.init(address=address, logging_level=logging.WARNING, namespace=_NAMESPACE)
+        # Ray finds "auto" in its own notes, where a head that is long gone may stand.
+        there = canonicalize_bootstrap_address_or_die(address) if address == "auto" else address
+        _probe(there, connect_seconds)
+        ray.init(address=there, logging_level=logging.WARNING, namespace=_NAMESPACE)
+    except UsageError:
+        raise
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(

@@ -117,8 +117,10 @@ class JobServer:
         """Pass on what the job writes until it ends; its last state.
 
         Consumes the job's log over a connection of its own and waits for the job, as long as its server says that it
-        goes on: it is asked whenever the log is silent. Raises RunFailed where it has not answered for too long.
+        goes on: it is asked whenever the log is silent. Raises UsageError for a job that the server does not know, and
+        RunFailed where it has not answered for too long.
         """
+        self.look(job)
         told = _Told(say)
         while True:
             with contextlib.suppress(OSError, RuntimeError, ClientError):  # whether it is alive is asked next
@@ -179,7 +181,7 @@ class JobServer:
             return UsageError(f"job {job}", f"{self.address} does not know it", "see tpo-dist submit --list")
         if job is not None and "already" in words:
             return UsageError(f"--id {job}", "the cluster has had a job of that name", "give another, or none")
-        if "ersion" in words:
+        if "ersion" in words and not words.startswith("Request failed"):  # with a traceback, in which any word may be
             return self._refusal(f"is a job server of another Ray ({_short(words)})", "install the same version here")
         return self._refusal(f"the job server refused ({_short(words)})", "correct what it names")
 
@@ -273,4 +275,7 @@ def _room(node: Any, actors: Sequence[Mapping[str, float]]) -> NodeRoom:
 
 
 def _short(error: object) -> str:
-    return " ".join(str(error).split())[:200]
+    """In one line; of a traceback, what it ends with."""
+    lines = str(error).strip().splitlines()
+    told = lines[-1:] if "Traceback (most recent call last)" in str(error) else lines
+    return " ".join(" ".join(told).split())[:200]
