@@ -18,7 +18,10 @@ SECRETS = {
     "WANDB_API_KEY": "canary-wandb-2d9e",
     "MLFLOW_TRACKING_PASSWORD": "canary-mlflow-3e11",
     "AWS_SECRET_ACCESS_KEY": "canary-aws-4f22",
+    "MLFLOW_TRACKING_URI": "canary-user:canary-of-the-address",
 }
+ADDRESS = {"MLFLOW_TRACKING_URI": f"http://{SECRETS['MLFLOW_TRACKING_URI']}@127.0.0.1:1"}
+"""Of a server that takes its password so, and is not there."""
 UNPICKLES = {"torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "dill.load", "dill.loads",
              "cloudpickle.load", "cloudpickle.loads", "marshal.load", "marshal.loads", "shelve.open"}  # fmt: skip
 OWN_MESSAGES = {"runtime/messages.py", "learner/other_rank.py"}
@@ -77,15 +80,30 @@ def canaries(data):
     return [key for key, value in SECRETS.items() if value.encode() in data]
 
 
-@pytest.mark.parametrize("overrides", [("steps=3",), ("steps=3", "objective.eta=1e-30")], ids=["trains", "may fail"])
+RUNS = {
+    "trains": ("steps=3",),
+    "may fail": ("steps=3", "objective.eta=1e-30"),
+    "a sink fails": ("steps=3", "log.sinks=[mlflow]"),
+}
+
+
+@pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS.keys())
 def test_secrets_of_the_environment_are_in_nothing_that_a_run_writes_or_says(overrides, tmp_path):
+    if "log.sinks=[mlflow]" in overrides:
+        pytest.importorskip("mlflow", exc_type=ImportError)
     job = tmp_path / "job.yaml"
     job.write_text("name: secret\ntask: {name: token_reversal, length: 4}\n")
     command = [*PROGRAM, "train", str(job), "--local", *SMALL, "log.sinks=[tensorboard]", *overrides]
     done = subprocess.run(
-        [*command, f"runs_dir={tmp_path / 'runs'}"], env={**os.environ, **SECRETS}, capture_output=True, check=False
+        [*command, f"runs_dir={tmp_path / 'runs'}"],
+        env={**os.environ, **SECRETS, **ADDRESS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
+        capture_output=True,
+        check=False,
     )
     assert not canaries(done.stdout + done.stderr)
+    if "log.sinks=[mlflow]" in overrides:
+        [log] = (tmp_path / "runs").glob("*/run.log")
+        assert "API request to http://…@127.0.0.1:1/api" in log.read_text()
     written = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert {"config.json", "metrics.jsonl", "summary.json"} <= {path.name for path in written}
     assert not {path: canaries(path.read_bytes()) for path in written if canaries(path.read_bytes())}

@@ -36,7 +36,8 @@ def execute(run: Run, *, local: bool, as_json: bool) -> int:
     except BaseException as error:
         recorder.finish("failed", f"{type(error).__name__}: {error}")
         raise
-    summary = recorder.finish(status, reason)
+    with warnings_to(run.folder, _say, lambda: recorder.recorded):  # of sinks that come to their end
+        summary = recorder.finish(status, reason)
     if as_json:
         print(json.dumps(summary))
     else:
@@ -87,6 +88,10 @@ def _stopping_on_signals(run: Run, say: Callable[[str], None]) -> Iterator[None]
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _say_how_to_go_on(status: Status, reason: str | None, summary: dict[str, Any], folder: str) -> None:

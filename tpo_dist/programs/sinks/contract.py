@@ -1,5 +1,6 @@
 """What a sink is."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,3 +37,8 @@ class Sink(Protocol):
     def close(self, status: str) -> None:
         """The run is over. `status`: completed, interrupted or failed."""
         ...
+
+
+def without_passwords(text: str) -> str:
+    """The text with addresses that show no name and password: clients of servers quote theirs in what they raise."""
+    return re.sub(r"(\w://)[^/\s]*@", r"\1…@", text)

@@ -25,6 +25,7 @@ class MLflow:
     def __init__(self, subject: Subject) -> None:
         runs = subject.folder.parent
         here = not os.environ.get("MLFLOW_TRACKING_URI")
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password that may be in it
         self._client = MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}" if here else None)
         run = self._known(known_as(subject, "mlflow"))
         if run is None:

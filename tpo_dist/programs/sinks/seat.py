@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
-from tpo_dist.programs.sinks.contract import Sink, Subject
+from tpo_dist.programs.sinks.contract import Sink, Subject, without_passwords
 
 
 def main(name: str, incoming: IO[str]) -> int:
@@ -19,7 +19,8 @@ def main(name: str, incoming: IO[str]) -> int:
     os.dup2(2, 1)
 
     def tell(error: Exception) -> None:
-        print(json.dumps(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"), file=told, flush=True)
+        words = " ".join(without_passwords(str(error)).split())[:300]
+        print(json.dumps(f"{type(error).__name__}: {words}"), file=told, flush=True)
 
     try:
         first = json.loads(incoming.readline())

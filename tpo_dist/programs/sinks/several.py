@@ -7,7 +7,7 @@ from functools import partial
 from tpo_dist.metrics import Metrics
 from tpo_dist.programs.run import Run
 from tpo_dist.programs.sinks import SINKS
-from tpo_dist.programs.sinks.contract import Sink, Subject
+from tpo_dist.programs.sinks.contract import Sink, Subject, without_passwords
 
 _log = logging.getLogger(__name__)
 
@@ -59,4 +59,5 @@ class Sinks:
     def _failed(self, name: str, reason: str) -> None:
         self.failures[name] = self.failures.get(name, 0) + 1
         if self.failures[name] == 1:
-            _log.warning("the sink %s fails, and training goes on without it: %s", name, reason)
+            told = without_passwords(reason)
+            _log.warning("the sink %s fails, and training goes on without it: %s", name, told)
