@@ -7,7 +7,7 @@ With `stream.max_staleness` above 0, groups are as stale here as they may get th
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -21,7 +21,7 @@ from tpo_dist.programs.folder import note_evaluation
 from tpo_dist.programs.parts import make_learner, make_worker
 from tpo_dist.programs.run import Run, StepReport
 from tpo_dist.quarantine import write_quarantine
-from tpo_dist.records import concatenate
+from tpo_dist.records import Snapshot, concatenate
 from tpo_dist.rollout.worker import summarise
 
 
@@ -34,8 +34,7 @@ def train(run: Run) -> Iterator[StepReport]:
         load_checkpoint(run.checkpoint, learner)
     begin_ledger(run)
     stream = open_stream(config, run.folder)
-    failing, every = FailingGroups(run), config.evaluation.every_steps
-    evaluator = make_evaluator(config) if every else None
+    failing, evaluate = FailingGroups(run), _evaluations(run)
     with asyncio.Runner() as runner, contextlib.closing(learner):
         while learner.version < config.steps:
             started, step = time.perf_counter(), learner.version
@@ -45,8 +44,7 @@ def train(run: Run) -> Iterator[StepReport]:
                 snapshot = learner.current()
                 worker.load(snapshot)
                 runner.run(stream.publish(snapshot.version, snapshot.digest))
-                if evaluator is not None and every and step % every == 0:
-                    note_evaluation(run.folder, step, evaluator(snapshot))
+                evaluate(step, snapshot)
 
             # Prompts become scored groups, block by block, as far as the stream admits them; a group whose scorer
             # fails goes into the quarantine, not into training.
@@ -74,6 +72,17 @@ def train(run: Run) -> Iterator[StepReport]:
             seconds = time.perf_counter() - started
             yield StepReport(learner.version, metrics, seconds, saved.path, saved.problem, learner.sample)
             if last:
-                if evaluator is not None and every and learner.version % every == 0:
-                    note_evaluation(run.folder, learner.version, evaluator(learner.snapshot()))
+                evaluate(learner.version, learner.snapshot)
                 return
+
+
+def _evaluations(run: Run) -> Callable[[int, Snapshot | Callable[[], Snapshot]], None]:
+    """Asks weights held-out questions and notes their scores, at the steps that the run wants that for."""
+    every = run.config.evaluation.every_steps
+    evaluator = make_evaluator(run.config) if every else None
+
+    def evaluate(step: int, weights: Snapshot | Callable[[], Snapshot]) -> None:
+        if evaluator is not None and every and step % every == 0:
+            note_evaluation(run.folder, step, evaluator(weights if isinstance(weights, Snapshot) else weights()))
+
+    return evaluate
