@@ -8,8 +8,10 @@ BIN := $(VENV)/bin
 WHOLE := $(VENV)/.whole
 STAMP := $(VENV)/.installed
 FIND := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
+# uv reads none of pip's variables, and of two indexes takes the first that has a package, whatever its version.
+INDEX := $(if $(PIP_EXTRA_INDEX_URL),--extra-index-url $(PIP_EXTRA_INDEX_URL) --index-strategy unsafe-best-match)
 # Compiled byte code saves seconds at every start of every process, so it is made once, here.
-INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(FIND) -c $(CONSTRAINTS)
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(FIND) $(INDEX) -c $(CONSTRAINTS)
 
 .PHONY: train test test-docker check format dashboard clean
 
