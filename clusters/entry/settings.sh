@@ -12,7 +12,7 @@
 #   TPO_METRICS_PORT     where Prometheus reads: 8080
 #   TPO_AGENT_PORT       of the node's agent, which reports health and starts jobs: 52365
 #   TPO_WORKER_PORTS     of the processes that work, for firewalls, such as 10002-10999; free ones
-#   TPO_TEMP_DIR         Ray's folder for sockets and logs: /tmp/ray. A short path: sockets are in it
+#   TPO_TEMP_DIR         Ray's folder for sockets and logs: /tmp/ray. A short path: sockets are in it. Yours alone if made here
 #   TPO_DIST_RUNS        folder for runs, under the same path on every node; jobs without a runs_dir of their own write there
 #
 # Arguments of a script go to `ray start`, behind these.
@@ -44,6 +44,12 @@ case "$RAY_AUTH_MODE" in
   disabled) echo "warning: no token is asked for: whoever reaches this node's ports runs code on it" >&2 ;;
   *) die "RAY_AUTH_MODE = $RAY_AUTH_MODE: neither token nor disabled. Fix: leave it out." ;;
 esac
+
+# Ray's sockets and logs are in there, and what is in /tmp anyone may have put there before.
+if [[ -n "${TPO_TEMP_DIR:-}" ]]; then
+  (umask 077 && mkdir -p "$TPO_TEMP_DIR")
+  [[ -O "$TPO_TEMP_DIR" && ! -L "$TPO_TEMP_DIR" ]] || die "TPO_TEMP_DIR = $TPO_TEMP_DIR: is a link, or belongs to somebody else. Fix: name another folder."
+fi
 
 # The arguments of `ray start` that head and other nodes have in common, in the array `common`.
 gather_arguments() {

@@ -167,6 +167,10 @@ REFUSED = {
     "an empty token file": ({"RAY_AUTH_TOKEN_PATH": "/dev/null"}, "error: RAY_AUTH_TOKEN_PATH = /dev/null: no token"),
     "an unknown mode": ({"RAY_AUTH_MODE": "tokens"}, "error: RAY_AUTH_MODE = tokens: neither token nor disabled"),
     "an unknown role": ({"RAY_AUTH_TOKEN": "x", "TPO_ROLE": "boss"}, "error: TPO_ROLE = boss: neither learner nor"),
+    "a folder of somebody else": (
+        {"RAY_AUTH_TOKEN": "x", "TPO_TEMP_DIR": "/proc/self"},
+        "error: TPO_TEMP_DIR = /proc/self: is a link, or belongs to",
+    ),
     "no ray": ({"TPO_RAY": "/nowhere/ray"}, "error: ray: not found. Fix: "),
 }
 
