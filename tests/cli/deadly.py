@@ -10,12 +10,12 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from tpo_dist.learner import checkpoint
+from tpo_dist.learner import checkpoint, checkpoint_tensors
 from tpo_dist.learner.learner import Learner
 from tpo_dist.ledger import Ledger
 
 PLACES = {
-    "tensors": (checkpoint, "_save"),  # twice for each checkpoint
+    "tensors": (checkpoint_tensors, "write_file"),  # twice for each checkpoint
     "state": (checkpoint, "_fingerprint"),  # three times
     "flush": (checkpoint, "_flush"),  # six times
     "rename": (Path, "rename"),  # once; nothing else renames

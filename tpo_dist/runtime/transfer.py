@@ -78,6 +78,7 @@ class NoLearner:
     version: int = 0
     settled: Mapping[str, Any] = field(default_factory=lambda: Settled().to_json())
     rows: list[dict[str, float]] = field(default_factory=list)
+    sample: None = None
 
     def current(self) -> Snapshot:
         """One without weights."""
