@@ -53,7 +53,7 @@ def build(
     try:
         checked = model.model_validate({**(preset or {}), **options})
     except ValidationError as error:
-        complaint = explain(error, section, {section: fields})
+        complaint = explain(error, section, {section: [*fields, "name"]})
         strangers = [str(e["loc"][0]) for e in error.errors()[:1] if e["type"] == "extra_forbidden"]
         owners = [name for name, other in (others or {}).items() if set(strangers) & _option_names(other)]
         if owners:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What head.sh and worker.sh share; sourced by both. Every setting is an environment variable with a default here.
 #
-#   RAY_AUTH_TOKEN       the token that every node and user of the cluster shows; or RAY_AUTH_TOKEN_PATH, a file with it
+#   RAY_AUTH_TOKEN       the token that every node and user of the cluster shows; or RAY_AUTH_TOKEN_PATH, a file with it;
+#                        neither: that of ~/.ray/auth_token, which Ray makes for clusters of one machine
 #   RAY_AUTH_MODE        token; `disabled` runs without, and anyone who reaches a port runs code as this user
 #   TPO_NODE_IP          address of this node, where it has several; the one that others reach
 #   TPO_CPUS, TPO_GPUS   of this node; Ray's own count
@@ -39,6 +40,8 @@ case "$RAY_AUTH_MODE" in
       [[ -s "$RAY_AUTH_TOKEN_PATH" ]] || die "RAY_AUTH_TOKEN_PATH = $RAY_AUTH_TOKEN_PATH: no token there. Fix: write one into it, with mode 600."
     elif [[ ! -s "${HOME:-/nonexistent}/.ray/auth_token" ]]; then
       die "RAY_AUTH_TOKEN: not set, and a cluster without a token obeys anyone. Fix: set it, or RAY_AUTH_TOKEN_PATH, as on the other nodes; or RAY_AUTH_MODE=disabled."
+    else
+      echo "the token is that of ~/.ray/auth_token; other nodes and users need the same" >&2
     fi
     ;;
   disabled) echo "warning: no token is asked for: whoever reaches this node's ports runs code on it" >&2 ;;

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from tpo_dist.errors import UsageError
 from tpo_dist.programs.control import Fault, FaultLog, forget_wish, read_status, read_wish, write_status
+from tpo_dist.programs.observe import read_summary
+from tpo_dist.programs.recorder import KILLED
 from tpo_dist.programs.run import Run
 
 _log = logging.getLogger(__name__)
@@ -28,10 +30,11 @@ class FolderDesk:
     def _note_death(self) -> None:
         """Where the process before this one died, faults.jsonl says so."""
         try:
-            before = read_status(self._run.folder)
+            before, summary = read_status(self._run.folder), read_summary(self._run.folder)
         except UsageError:
             return
-        if before is None or before.status not in ("starting", "running", "stopping"):
+        ended = summary.get("status") != "running" and summary.get("reason") != KILLED
+        if before is None or before.status not in ("starting", "running", "stopping") or (summary and ended):
             return
         now = time.time()
         reason = f"process {before.pid} on {before.host} died without a word; the run goes on in another"

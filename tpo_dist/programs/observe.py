@@ -75,7 +75,7 @@ def observe(folder: Path) -> Observed:
     status = read_status(folder) if by is not None else None
     if status is not None and process_name(status.pid, status.host) != by:
         status = None  # of a process before this one
-    summary = _summary(folder / "summary.json")
+    summary = read_summary(folder)
     logged = _last_logged_step(folder / "metrics.jsonl")
     known = [status.step if status is not None else 0, logged if logged is not None else summary.get("step", 0)]
     return Observed(
@@ -88,7 +88,9 @@ def observe(folder: Path) -> Observed:
     )
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> dict[str, Any]:
+    """`summary.json` of a run; empty where there is none. Raises UsageError where it is damaged."""
+    path = folder / "summary.json"
     fix = "tpo-dist train --resume writes it anew"
     try:
         summary = json.loads(path.read_bytes())

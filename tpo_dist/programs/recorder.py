@@ -23,6 +23,8 @@ from tpo_dist.programs.sinks.several import Sinks
 Status = Literal["running", "completed", "interrupted", "failed"]
 LAST_STEPS = 20
 """`error` and `reward` of the summary are means over this many last steps."""
+KILLED = "its process was killed"
+"""Reason of a run whose process could say nothing any more."""
 _log = logging.getLogger(__name__)
 
 
@@ -238,7 +240,7 @@ def _correct_running(path: Path) -> None:
     except (OSError, ValueError):
         return
     if isinstance(summary, dict) and summary.get("status") == "running":
-        summary |= {"status": "failed", "reason": "its process was killed"}
+        summary |= {"status": "failed", "reason": KILLED}
         write_whole(path, json.dumps(summary, indent=2) + "\n")
 
 
