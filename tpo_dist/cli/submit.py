@@ -243,7 +243,9 @@ def _stop(server: "JobServer", which: str, wait: float, out: _Out) -> int:
 
 def _line(state: "JobState") -> str:
     code = f", exit code {state.exit_code}" if state.exit_code else ""
-    return f"{state.id}  {state.status.lower()}{code}  {state.command}"
+    said = state.metadata
+    what = f"{said['job']} {said.get('overrides', '')}".rstrip() if {"tpo_dist", "job"} <= said.keys() else state.command
+    return f"{state.id}  {state.status.lower()}{code}  {what}"
 
 
 def _plan(server: "JobServer", parcel: "Parcel", out: _Out) -> int:
