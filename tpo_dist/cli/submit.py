@@ -244,7 +244,8 @@ def _stop(server: "JobServer", which: str, wait: float, out: _Out) -> int:
 def _line(state: "JobState") -> str:
     code = f", exit code {state.exit_code}" if state.exit_code else ""
     said = state.metadata
-    what = f"{said['job']} {said.get('overrides', '')}".rstrip() if {"tpo_dist", "job"} <= said.keys() else state.command
+    ours = {"tpo_dist", "job", "overrides"} <= said.keys()
+    what = f"{said['job']} {said['overrides']}".rstrip() if ours else state.command
     return f"{state.id}  {state.status.lower()}{code}  {what}"
 
 
