@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,6 +35,11 @@ class _File(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """A full disk takes no notes; what matters is said as well."""
+
+    def close(self) -> None:
+        """Close it, with or without what a full disk did not take."""
+        with suppress(OSError):
+            super().close()
 
 
 def lines_to(folder: Path, role: str, step: Callable[[], int]) -> logging.Handler:
