@@ -1,5 +1,6 @@
 """What every section of the configuration is made of."""
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,3 +26,12 @@ class ComponentConfig(BaseModel):
     def options(self) -> dict[str, Any]:
         """The component's own options, as written."""
         return dict(self.model_extra or {})
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of nested settings in full, `section.key`, with its value."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -2,13 +2,14 @@
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tpo_dist.config import RunConfig
+from tpo_dist.config.section import flat
 from tpo_dist.errors import UsageError
 from tpo_dist.learner.checkpoint import Checkpointer, list_checkpoints, read_state
 from tpo_dist.learner.sample import GroupSample
@@ -141,7 +142,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def _changes(before: RunConfig, after: RunConfig) -> Iterator[str]:
     """`key old -> new` for each key that differs. Raises UsageError for one that makes it another run."""
-    old, new = dict(_flat(before.model_dump(mode="json"))), dict(_flat(after.model_dump(mode="json")))
+    old, new = dict(flat(before.model_dump(mode="json"))), dict(flat(after.model_dump(mode="json")))
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     differing.sort(key=lambda key: not key.endswith(".name"))  # another method has other options too: say the former
     for key in differing:
@@ -151,14 +152,6 @@ def _changes(before: RunConfig, after: RunConfig) -> Iterator[str]:
                 raise UsageError(f"{key} = {new.get(key)!r}", f"this run has {old.get(key)!r}, and {reason}", fix)
     for key in differing:
         yield f"{key} {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}"
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def write_config(folder: Path, config: RunConfig) -> None:

@@ -3,13 +3,13 @@
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tpo_dist.config.section import flat
 from tpo_dist.metrics import Metrics
 from tpo_dist.programs.sinks.contract import Sink, Subject
 from tpo_dist.programs.sinks.identity import known_as, remember
@@ -31,7 +31,7 @@ class MLflow:
         if run is None:
             artifacts = (runs / "mlflow").as_uri() if here else None
             run = self._client.create_run(self._experiment(subject.project, artifacts), run_name=subject.name)
-            params = [Param(key, str(value)[:_LONGEST]) for key, value in _flat(subject.config)]
+            params = [Param(key, str(value)[:_LONGEST]) for key, value in flat(subject.config)]
             for start in range(0, len(params), _PARAMS):
                 self._client.log_batch(run.info.run_id, params=params[start : start + _PARAMS])
         else:
@@ -73,11 +73,3 @@ def open_sink(subject: Subject) -> Sink:
 def _allowed(name: str) -> str:
     """MLflow's names have no other characters."""
     return re.sub(r"[^\w\-. /]", "_", name)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
