@@ -26,6 +26,7 @@ FLOORS = {
     "leases": 1,
     "admission": 1,
     "waiting": 1,
+    "weight_group": 1,
     "tally": 1,
     "stream": 1,
     "supervision": 1,

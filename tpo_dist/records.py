@@ -6,7 +6,7 @@ store without a copy and arrive read-only.
 
 import enum
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -213,9 +213,13 @@ class Snapshot:
 
 def weights_digest(arrays: Mapping[str, Array]) -> str:
     """128-bit BLAKE2b over names, dtypes, shapes and bytes, as 32 hexadecimal digits."""
+    return sorted_digest((name, arrays[name]) for name in sorted(arrays))
+
+
+def sorted_digest(arrays: Iterable[tuple[str, Array]]) -> str:
+    """The same of arrays that come one by one, sorted by name."""
     hasher = hashlib.blake2b(digest_size=16)
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+    for name, array in ((name, np.ascontiguousarray(each)) for name, each in arrays):
         hasher.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
         hasher.update(array.data)
     return hasher.hexdigest()

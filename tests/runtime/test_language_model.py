@@ -79,14 +79,20 @@ def test_it_learns_while_vllm_samples_ahead(sums):
     assert evaluated[-1]["eval/score"] > evaluated[0]["eval/score"] + 0.2
 
 
-def test_a_killed_engine_comes_back_with_the_weights_of_now(sums):
-    """The new one samples the rest, from weights that the learner published: it refuses others."""
-    run = sums("steps=16")
+def test_killed_engine_and_learner_come_back_and_meet_again_with_the_weights_of_now(sums):
+    """The new engine samples the rest, from weights that the learner sent it: it refuses others. The new learner sends
+    them to an engine that had them from another."""
+    struck = {6: [], 12: []}
+    run = sums("steps=16", "weights.transport=collective", "checkpoint.every_steps=5")
     with launch(run) as system:
         for report in system.train(16):
-            if report.step == 6:
-                assert strike(system, "worker") == ["rollout-0"]
+            if report.step in (6, 12) and not struck[report.step]:
+                struck[report.step] = strike(system, "worker" if report.step == 6 else "learner")
             last = report
-    assert [(fault.name, fault.what) for fault in read_faults(run.folder)] == [("rollout-0", "died")]
+    assert struck == {6: ["rollout-0"], 12: ["learner"]}
+    assert [(fault.name, fault.what) for fault in read_faults(run.folder)] == [
+        ("rollout-0", "died"),
+        ("learner", "died"),
+    ]
     assert last.metrics["reward"].value > 0.2
     assert audit(run.folder / LEDGER).complete

@@ -10,12 +10,16 @@ from ray.exceptions import RayError
 from tests.processes import wait_for
 from tests.test_records import make_groups
 from tpo_dist.blocks import BlockSummary
+from tpo_dist.records import Snapshot
 from tpo_dist.rollout.worker import Rolled
 from tpo_dist.runtime.learner_actor import fetch
 from tpo_dist.runtime.messages import SMALL_BYTES, Delivery, Turn, pack, unpack
 from tpo_dist.runtime.rollout_actor import deliver
 from tpo_dist.runtime.stream_actor import StreamShell
+from tpo_dist.runtime.weight_post import Offer
 from tpo_dist.stream import GroupStream
+from tpo_dist.waiting import DeadlineExceeded
+from tpo_dist.weight_group import announce
 
 GOOD = BlockSummary(groups=1)
 
@@ -46,6 +50,25 @@ def test_a_snapshot_is_sent_only_to_a_worker_that_has_another(tmp_path):
         await stream.advance(0, 1, "d0", ["weights 1"])  # the same weights, as another version
         (lease,), sent = await turn(stream, (0, "d0"), Delivery(lease, GOOD, b"block 2"))
         assert (lease.version, sent) == (1, ["weights 1"])
+
+    asyncio.run(scenario())
+
+
+def test_what_stays_with_the_learner_is_no_milestone_but_what_it_stored_is(tmp_path):
+    """An evaluator may come for it when newer weights have taken its place."""
+    announced = announce(Snapshot(version=0, arrays={}, digest="d0"), "a")
+
+    async def scenario():
+        stream = StreamShell(
+            lambda: GroupStream(blocks_per_step=1, block_size=1, steps=9, max_staleness=1), tmp_path, 2
+        )
+        assert await stream.advance(None, 0, "d0", [Offer(announced, "learner", (b"weights 0",))]) is None
+        assert await stream.milestone(-1, 1.0) == [0, b"weights 0"]
+        await stream.advance(None, 2, "d2", [Offer(announced, "learner")])
+        with pytest.raises(DeadlineExceeded, match="a snapshot after version 0 to evaluate"):
+            await stream.milestone(0, 0.1)
+        await stream.advance(None, 3, "d3", [Offer(announced, "learner", (b"weights 3",))])
+        assert await stream.milestone(0, 1.0) == [3, b"weights 3"]
 
     asyncio.run(scenario())
 

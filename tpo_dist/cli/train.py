@@ -58,7 +58,7 @@ def train(
     if dry_run:
         _dry_run(job, changes, resume, local, as_json)
         return
-    with _prepared(job, changes, resume) as run:
+    with _prepared(job, changes, resume, local) as run:
         code = execute(run, local=local, as_json=as_json)
     raise typer.Exit(code)
 
@@ -76,39 +76,43 @@ def _refuse_contradictions(job: str | None, address: str | None, local: bool, re
         raise UsageError(f"--address {address}", "--local trains in this process, without Ray", "drop one of the two")
 
 
-def _configuration(job: str | None, changes: list[str]) -> "RunConfig":
+def _configuration(job: str | None, changes: list[str], local: bool) -> "RunConfig":
     from tpo_dist.errors import UsageError
     from tpo_dist.programs.job import load_job
-    from tpo_dist.programs.ready import refuse_unready
+    from tpo_dist.programs.ready import refuse_local, refuse_unready
 
     if job is None:
         raise UsageError("JOB", "no job file was given", "name one, such as jobs/token_reversal.yaml")
     config = load_job(Path(job), changes)
+    if local:
+        refuse_local(config)
     refuse_unready(config, here=config.cluster.address is None)
     return config
 
 
 @contextmanager
-def _prepared(job: str | None, changes: list[str], resume: str | None) -> "Iterator[Run]":
+def _prepared(job: str | None, changes: list[str], resume: str | None, local: bool) -> "Iterator[Run]":
     """The run, with its folder locked: a resumed one before its state is read."""
     from tpo_dist.programs.folder import find_run
     from tpo_dist.programs.lock import hold
     from tpo_dist.programs.run import create_run
 
     if resume is None:
-        run = create_run(_configuration(job, changes))
+        run = create_run(_configuration(job, changes, local))
         with hold(run.folder):
             yield run
         return
     with hold(find_run(resume, _runs_dir(changes), "--resume")):
-        yield _resumed(resume, changes)
+        yield _resumed(resume, changes, local)
 
 
-def _resumed(name: str, changes: list[str]) -> "Run":
-    from tpo_dist.programs.ready import refuse_unready
+def _resumed(name: str, changes: list[str], local: bool) -> "Run":
+    from tpo_dist.programs.ready import refuse_local, refuse_unready
     from tpo_dist.programs.run import resume_run
 
     run = resume_run(name, changes, _runs_dir(changes))
+    if local:
+        refuse_local(run.config)
     refuse_unready(run.config, here=run.config.cluster.address is None)
     for change in run.changes:
         print(f"changed: {change}", file=sys.stderr)
@@ -122,7 +126,7 @@ def _runs_dir(changes: list[str]) -> str:
 def _dry_run(job: str | None, changes: list[str], resume: str | None, local: bool, as_json: bool) -> None:
     from tpo_dist.programs.needs import describe_needs
 
-    config = _configuration(job, changes) if resume is None else _resumed(resume, changes).config
+    config = _configuration(job, changes, local) if resume is None else _resumed(resume, changes, local).config
     _print_config(config, as_json)
     if not local:
         print(describe_needs(config), file=sys.stderr)

@@ -18,7 +18,14 @@ from tpo_dist.config.learning import (
     StreamConfig,
     TextConfig,
 )
-from tpo_dist.config.operation import CheckpointConfig, ClusterConfig, DeadlineConfig, FaultConfig, LogConfig
+from tpo_dist.config.operation import (
+    CheckpointConfig,
+    ClusterConfig,
+    DeadlineConfig,
+    FaultConfig,
+    LogConfig,
+    WeightsConfig,
+)
 from tpo_dist.config.section import ComponentConfig, Count, Section
 
 __all__ = [
@@ -39,6 +46,7 @@ __all__ = [
     "ScoringConfig",
     "StreamConfig",
     "TextConfig",
+    "WeightsConfig",
 ]
 
 
@@ -55,6 +63,7 @@ class RunConfig(Section):
     objective: ComponentConfig = ComponentConfig(name="tpo")
     rollout: RolloutConfig = RolloutConfig()
     stream: StreamConfig = StreamConfig()
+    weights: WeightsConfig = WeightsConfig()
     learner: LearnerConfig = LearnerConfig()
     cluster: ClusterConfig = ClusterConfig()
     text: TextConfig = TextConfig()

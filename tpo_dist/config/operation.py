@@ -33,6 +33,16 @@ class ClusterConfig(Section):
     )
 
 
+class WeightsConfig(Section):
+    """How snapshots get from the learner to the rollout workers."""
+
+    transport: Literal["store", "collective"] = Field(
+        "store",
+        description="store: through Ray's object store; collective: by a process group of the learner and each worker, "
+        "gloo, or NCCL where both have GPUs (only vllm, all weights)",
+    )
+
+
 class DeadlineConfig(Section):
     """How long each wait may last before it ends with an error that says what it waited for."""
 
@@ -46,6 +56,9 @@ class DeadlineConfig(Section):
     )
     groups_seconds: Seconds = Field(900.0, description="the groups of one step arriving at the learner")
     update_seconds: Seconds = Field(600.0, description="one training step, seen from the driver and from idle workers")
+    weights_seconds: Seconds = Field(
+        120.0, description="weights.transport=collective: a worker and the learner meeting, and weights on their way"
+    )
 
 
 class CheckpointConfig(Section):

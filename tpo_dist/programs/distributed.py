@@ -26,7 +26,7 @@ from tpo_dist.runtime.cluster import cluster, started_here
 from tpo_dist.runtime.evaluation_actor import EvaluationActor, EvaluationSeat
 from tpo_dist.runtime.exporter import Exporter
 from tpo_dist.runtime.fleet import Fleet
-from tpo_dist.runtime.learner_actor import LearnerActor
+from tpo_dist.runtime.learner_actor import LearnerActor, SendingActor
 from tpo_dist.runtime.placement import check_room, on_this_node
 from tpo_dist.runtime.rollout_actor import RolloutActor
 from tpo_dist.runtime.seat import LearnerSeat
@@ -103,6 +103,8 @@ def _start(run: Run, sign: Path, exporter: Exporter) -> Supervisor:
     config, waits = run.config, run.config.deadlines
     learner = LearnerSeat(partial(_make_learner, run, sign), partial(_newest_checkpoint, run), waits.groups_seconds)
     fleet = Fleet(partial(_make_worker, config), waits.update_seconds)
+    if config.weights.transport == "collective":
+        fleet.gone = learner.forget
     try:
         starting = {learner.start(): "learner"}
         fleet.resize(first_workers(config))
@@ -143,8 +145,11 @@ def _make_learner(run: Run, sign: Path, checkpoint: Path | None) -> Any:
     options = learner_need(run.config).options(config.threads, run.config.cluster.placement)
     if config.node == "driver":
         options["scheduling_strategy"] = on_this_node()
-    make = partial(make_learner, run.config)
-    return LearnerActor.options(**options).remote(config.threads, make, run.checkpointer, checkpoint, sign)
+    arguments = config.threads, partial(make_learner, run.config), run.checkpointer, checkpoint, sign
+    if run.config.weights.transport == "store":
+        return LearnerActor.options(**options).remote(*arguments)
+    every = run.config.evaluation.every_steps
+    return SendingActor.options(**options).remote(config.device, every, *arguments)
 
 
 def _make_worker(config: RunConfig, name: str) -> Any:

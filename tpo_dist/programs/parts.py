@@ -1,7 +1,7 @@
 """The parts of a run, built from its configuration."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from tpo_dist.rollout.torch_sampler import TorchSampler
 from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.stream import GroupStream
 from tpo_dist.tasks import TASKS, TEXT_TASKS, Answers, ContextTask, Task, TextTask
+from tpo_dist.weight_group import Wire
 
 AnyPolicyOptions = PolicyOptions | ContextPolicyOptions | TextPolicyOptions
 
@@ -135,6 +136,7 @@ def generation_of(config: RunConfig, task: Task, temperature: float | None = Non
     rank, alpha = model.get("lora_rank"), model.get("lora_alpha")
     scale = 1.0 if rank is None or alpha is None else alpha / rank
     path, revision = model["path"], model.get("revision")
+    fetches = config.weights.transport == "collective" and temperature is None  # evaluators get their snapshots whole
     return Generation(
         path=path,
         revision=revision,
@@ -148,7 +150,13 @@ def generation_of(config: RunConfig, task: Task, temperature: float | None = Non
         stop=tuple(config.text.stop),
         seed=config.seed,
         greedy=make_objective(config).needs_greedy,
+        wire=Wire(_backend(config), config.deadlines.weights_seconds) if fetches else None,
     )
+
+
+def _backend(config: RunConfig) -> Literal["gloo", "nccl"]:
+    """Of a process group of the learner's rank 0 and a worker."""
+    return "nccl" if config.learner.device != "cpu" and config.rollout.device != "cpu" else "gloo"
 
 
 def make_learner(config: RunConfig) -> Learner:

@@ -67,6 +67,7 @@ def resolve(config: RunConfig) -> RunConfig:
     _refuse_contradictions(resolved, objective)
     _refuse_learning(resolved, policy)
     _refuse_fleet(resolved)
+    _refuse_transport(resolved)
     refuse_evaluation(resolved, task)
     if in_words(resolved):
         refuse_questions(resolved)
@@ -209,6 +210,30 @@ def _refuse_fleet(config: RunConfig) -> None:
             f"no group gets staler than stream.max_staleness = {stream.max_staleness}",
             "give less, or leave it out",
         )
+
+
+def _refuse_transport(config: RunConfig) -> None:
+    """What weights that come by a process group cannot do."""
+    if config.weights.transport == "store":
+        return
+    where, fix = "weights.transport = 'collective'", "leave it out: weights.transport=store serves every sampler"
+    learner, rollout, waits = config.learner, config.rollout, config.deadlines
+    if config.sampler.name != "vllm":
+        reason = f"sampler {config.sampler.name!r} takes its weights from the object store"
+        raise UsageError(where, reason, f"{fix}, or give sampler.name=vllm")
+    if (rank := config.policy.options.get("lora_rank")) is not None:
+        reason = f"adapters travel alone (policy.lora_rank = {rank}), and are too small to gain by it"
+        raise UsageError(where, reason, fix)
+    if learner.device != "cpu" and rollout.device != "cpu" and min(learner.gpus, rollout.gpus) < 1:
+        reason = (
+            "NCCL takes one process of a group on each GPU, and two may share one where learner.gpus = "
+            f"{learner.gpus:g} and rollout.gpus = {rollout.gpus:g}"
+        )
+        raise UsageError(where, reason, "give learner.gpus=1 and rollout.gpus=1, or weights.transport=store")
+    if waits.weights_seconds >= waits.block_seconds:
+        reason = f"a worker is killed after deadlines.block_seconds = {waits.block_seconds:g}, before its wait ends"
+        where = f"deadlines.weights_seconds = {waits.weights_seconds:g}"
+        raise UsageError(where, reason, "lower it, or raise deadlines.block_seconds")
 
 
 def _complete(section: ComponentConfig, component: object) -> ComponentConfig:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpo_dist.records import Prompts, Snapshot
+from tpo_dist.weight_group import Announcement, Sender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -85,6 +86,19 @@ class Streaming:
     """What the options of samplers that stream inherit from."""
 
     __slots__ = ()
+
+
+@runtime_checkable
+class FetchingSampler(Sampler, Protocol):
+    """A sampler whose engine takes weights from the learner itself, by a process group."""
+
+    def fetch(self, announced: Announcement, sender: Sender) -> None:
+        """Take over announced weights. Raises WeightsLost where they do not arrive, WrongWeights as `load` does."""
+        ...
+
+
+class WeightsLost(RuntimeError):
+    """Announced weights did not arrive; the sampler still has those that it had."""
 
 
 class WrongWeights(RuntimeError):

@@ -16,6 +16,7 @@ from tpo_dist.errors import UsageError
 from tpo_dist.ragged import pad
 from tpo_dist.records import Prompts, StopReason
 from tpo_dist.rollout.contract import Candidates, Sampler
+from tpo_dist.weight_group import Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Generation:
     """Of the run."""
     greedy: bool = False
     """Complete each prompt greedily as well."""
+    wire: Wire | None = None
+    """How announced weights come from the learner, for a sampler that fetches them; None: snapshots bring their own."""
 
     def rows(self, prompts: Prompts) -> list[list[int]]:
         """The tokens of each prompt. Raises UsageError, naming draw and length, for one that is too long or empty."""

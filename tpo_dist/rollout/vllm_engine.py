@@ -29,9 +29,11 @@ from vllm.sampling_params import RequestOutputKind
 
 from tpo_dist.records import Array, StopReason
 from tpo_dist.rollout.generation import Adapters, Completion, Generation
+from tpo_dist.rollout.group_fetch import Fetcher, Fetching, Taking
 from tpo_dist.rollout.incoming import borrow
+from tpo_dist.weight_group import Announcement, Sender
 
-_TRANSFER = "tpo_dist"  # the name of our transfer engine in vLLM's factory
+_TRANSFER, _GROUP_TRANSFER = "tpo_dist", "tpo_dist_group"  # the names of our transfer engines in vLLM's factory
 _STOPS = {"stop": StopReason.STOP, "length": StopReason.LENGTH}
 
 
@@ -50,7 +52,9 @@ class Engine:
         with torch.random.fork_rng(devices=[]):  # vLLM seeds the whole process
             self._llm: Any = LLMEngine.from_engine_args(EngineArgs(**_arguments(about), **arguments))
         torch.set_num_threads = set_threads  # vLLM's CPU worker replaces it
-        if about.adapters is None:
+        if about.wire is not None:
+            self._fetcher = Fetcher(self._llm.collective_rpc, arguments["tensor_parallel_size"], about.wire)
+        elif about.adapters is None:
             self._llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
 
     def add(self, name: str, prompt: list[int], temperature: float, seed: int, salt: str) -> None:
@@ -124,6 +128,11 @@ class Engine:
             self._llm.collective_rpc("finish_weight_update")
         self._llm.set_weight_version(str(version))
 
+    def fetch(self, announced: Announcement, sender: Sender) -> None:
+        """As `load`, of weights that come by a process group. Raises WeightsLost and WrongWeights, as `Fetcher`."""
+        self._fetcher.fetch(announced, sender)
+        self._llm.set_weight_version(str(announced.header.version))
+
     def _update(self, info: dict[str, Any]) -> None:
         self._llm.collective_rpc("update_weights", kwargs={"update_info": info})
 
@@ -188,7 +197,8 @@ def _arguments(about: Generation) -> dict[str, Any]:
         # A prompt in pieces rewinds its random numbers, which those of a CPU cannot.
         found |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, found["max_model_len"])}
     if about.adapters is None:
-        found["weight_transfer_config"] = WeightTransferConfig(backend=_TRANSFER)
+        backend = _TRANSFER if about.wire is None else _GROUP_TRANSFER
+        found["weight_transfer_config"] = WeightTransferConfig(backend=backend)
         found["worker_extension_cls"] = f"{__name__}.{Registration.__name__}"
     else:
         ranks = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -226,7 +236,8 @@ class _Weights(WeightTransferUpdateInfo):  # type: ignore[misc]  # as above
 class ArrayTransfer(WeightTransferEngine):  # type: ignore[misc]  # as above
     """Weights from arrays in shared memory, such as Ray's object store hands out, read in place."""
 
-    init_info_cls, update_info_cls = _NoInfo, _Weights
+    init_info_cls: Any = _NoInfo
+    update_info_cls: Any = _Weights
 
     def init_transfer_engine(self, init_info: _NoInfo) -> None:
         """Nothing to do."""
@@ -255,8 +266,23 @@ class ArrayTransfer(WeightTransferEngine):  # type: ignore[misc]  # as above
         """Nothing to release."""
 
 
-class Registration:
-    """vLLM's worker processes import this module for it, and so know the transfer engine."""
+class GroupTransfer(Taking, ArrayTransfer):
+    """Weights from the learner's process by a process group: beside those in use, until all of them are here.
+
+    vLLM's own NCCL engine waits without end for a learner that died, and fills layers while weights come.
+    """
+
+    def finish_weight_update(self) -> None:
+        """Fill the layers."""
+        ArrayTransfer.start_weight_update(self)
+        ArrayTransfer.receive_weights(self, _Weights(weights=self.arrival.arrays))
+        ArrayTransfer.finish_weight_update(self)
+        self.arrival.drop()
+
+
+class Registration(Fetching):
+    """vLLM's worker processes import this module for it, and so know the transfer engines."""
 
 
 WeightTransferEngineFactory.register_engine(_TRANSFER, ArrayTransfer)
+WeightTransferEngineFactory.register_engine(_GROUP_TRANSFER, GroupTransfer)

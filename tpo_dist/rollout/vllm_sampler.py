@@ -28,6 +28,7 @@ from tpo_dist.rollout.generation import (
     to_candidates,
 )
 from tpo_dist.rollout.incoming import checked_digest, probe
+from tpo_dist.weight_group import Announcement, Sender
 
 _CPU_CACHE_BYTES = 1024**3
 _CPU_BLOCK = 32  # the least that vLLM's CPU kernels take; prompts share whole blocks
@@ -215,12 +216,20 @@ class VLLMSampler:
     def load(self, snapshot: Snapshot) -> None:
         """Take over these weights between two steps; candidates under way go on with them, and know which token is
         whose. Raises WrongWeights where they did not arrive as published, or vLLM does not compute with them."""
-        digest = checked_digest(snapshot)
+        checked_digest(snapshot)
         self.engine.load(snapshot.arrays, snapshot.version)
+        self._go_on_with(snapshot)
+
+    def fetch(self, announced: Announcement, sender: Sender) -> None:
+        """As `load`, of weights that vLLM takes from the learner. Raises WeightsLost where they do not arrive."""
+        self.engine.fetch(announced, sender)
+        self._go_on_with(announced.header)
+
+    def _go_on_with(self, snapshot: Snapshot) -> None:
         if not self._options.keep_cache:
             self.engine.forget()
         probe(snapshot, self._about.dtype, lambda tokens: self.engine.logps(tokens, f"probe {snapshot.version}"))
-        self._version, self._digest = snapshot.version, digest
+        self._version, self._digest = snapshot.version, snapshot.digest
 
     def sample(self, prompts: Prompts, group_size: int) -> Candidates:
         """K candidates for each prompt, while no block is under way. Raises UsageError for prompts that are too long,

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from tpo_dist.blocks import BlockSummary, Failure
 from tpo_dist.quarantine import GroupFailure
 from tpo_dist.records import Prompts, ScoredGroups, Snapshot, flatten, pad
-from tpo_dist.rollout.contract import Candidates, Sampler, StreamingSampler
+from tpo_dist.rollout.contract import Candidates, FetchingSampler, Sampler, StreamingSampler
 from tpo_dist.rollout.scoring import BlockScorer, BlockScores
 from tpo_dist.tasks import GroupScoring, Task
+from tpo_dist.weight_group import Announcement, Sender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,6 +61,11 @@ class RolloutWorker:
     def load(self, snapshot: Snapshot) -> None:
         """Take over these weights. Raises WrongWeights where they are not what the snapshot says."""
         self._sampler.load(snapshot)
+
+    def fetch(self, announced: Announcement, sender: Sender) -> None:
+        """Take over announced weights. Raises as `FetchingSampler.fetch` does."""
+        assert isinstance(self._sampler, FetchingSampler), "resolve() refuses others"
+        self._sampler.fetch(announced, sender)
 
     def roll(self, draw_ids: NDArray[np.int64]) -> Rolled:
         """The groups of these draws: the same whichever worker rolls them.

@@ -54,6 +54,8 @@ class Fleet:
         self._make, self._seconds = make, seconds
         self.stream: Any = None
         """Where its workers get their work; given before any of them begins."""
+        self.gone: Callable[[str], None] = lambda _: None
+        """Hears the name of each process that has ended."""
         self.members: dict[int, Member] = {}
         self._names: dict[int, int] = {}
         self._over = False
@@ -90,9 +92,13 @@ class Fleet:
         self.stream.retire.remote(member.name)
 
     def _drop(self, member: Member) -> None:
+        self._kill(member)
+        del self.members[member.slot]
+
+    def _kill(self, member: Member) -> None:
         if member.actor is not None:
             ray.kill(member.actor)
-        del self.members[member.slot]
+            self.gone(member.name)
 
     def endings(self) -> list[Any]:
         """References that resolve when something happens to a worker."""
@@ -135,9 +141,8 @@ class Fleet:
 
     def bury(self, member: Member, due: float | None) -> None:
         """A process is gone; another takes its place at `due` (monotonic seconds), nobody where that is None."""
-        with_actor, member.actor, member.where, member.ending = member.actor, None, None, None
-        if with_actor is not None:
-            ray.kill(with_actor)
+        self._kill(member)
+        member.actor, member.where, member.ending = None, None, None
         if due is None or member.state == "retiring":
             del self.members[member.slot]
             return
@@ -156,7 +161,7 @@ class Fleet:
         late = [each for each in self.members.values() if each.state == "starting" and now - each.since > seconds]
         names = [member.name for member in late]
         for member in late:
-            ray.kill(member.actor)
+            self._kill(member)
             self._start(member.slot)
         return names
 

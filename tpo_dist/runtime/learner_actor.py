@@ -15,7 +15,7 @@ from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.learner.checkpoint import Checkpointer, Saved, load_checkpoint
 from tpo_dist.learner.learner import Learner
 from tpo_dist.metrics import Mean, Metrics, Sum, as_row
-from tpo_dist.records import ScoredGroups, concatenate
+from tpo_dist.records import ScoredGroups, Snapshot, concatenate
 from tpo_dist.runlog import log_lines
 from tpo_dist.runtime.messages import (
     GRACE_SECONDS,
@@ -23,12 +23,16 @@ from tpo_dist.runtime.messages import (
     Step,
     Whereabouts,
     ask,
+    milestone_due,
     pack,
     set_up_process,
     unpack,
     whereabouts,
 )
+from tpo_dist.runtime.weight_post import Offer, WeightPost
+from tpo_dist.weight_group import Meeting
 
+_SENDINGS = 16  # at a time; a worker that hangs takes one of them up to its deadline
 _log = logging.getLogger(__name__)
 
 
@@ -155,13 +159,46 @@ class LearnerShell:
         version = self._learner.version
         if self._newest is None or (self._newest[0] != version and self._learner.publishes(version)):
             snapshot = self._learner.current()
-            content = pack(snapshot) if snapshot.nbytes <= SMALL_BYTES else ray.put(snapshot)
-            self._newest = snapshot.version, snapshot.digest, [content]
+            self._newest = snapshot.version, snapshot.digest, [self._content(snapshot)]
         return self._newest
+
+    def _content(self, snapshot: Snapshot) -> Any:
+        """A snapshot as it travels."""
+        return pack(snapshot) if snapshot.nbytes <= SMALL_BYTES else ray.put(snapshot)
 
     def _ask(self, stream: Any, seconds: float) -> None:
         """Ask for the groups of the next step, which says that the last one is trained, and brings the snapshot."""
         self._asked = stream.take.remote(self._learner.version, seconds, *self._snapshot())
+
+
+class SendingShell(LearnerShell):
+    """A learner whose weights stay with it until workers ask for them; it sends them while it trains on."""
+
+    def __init__(self, device: str, evaluate_every: int | None, *arguments: Any, **settings: Any) -> None:
+        """`device`: of the learner. `evaluate_every`: as the stream has it; those snapshots go into the store too."""
+        super().__init__(*arguments, **settings)
+        self._post, self._every, self._marked = WeightPost(device), evaluate_every, -1
+
+    def _content(self, snapshot: Snapshot) -> Any:
+        stored: tuple[Any, ...] = ()
+        if milestone_due(snapshot.version, self._marked, self._every):
+            self._marked, stored = snapshot.version, (super()._content(snapshot),)
+        return Offer(self._post.publish(snapshot), ray.get_runtime_context().current_actor, stored)
+
+    @ray.method(concurrency_group="claims")
+    def claim(self, worker: str, version: int) -> bool:
+        """As `WeightPost.claim`."""
+        return self._post.claim(worker, version)
+
+    @ray.method(concurrency_group="sending")
+    def send(self, worker: str, meeting: Meeting) -> None:
+        """As `WeightPost.send`."""
+        self._post.send(worker, meeting)
+
+    @ray.method(concurrency_group="claims")
+    def forget(self, worker: str) -> None:
+        """As `WeightPost.forget`."""
+        self._post.forget(worker)
 
 
 def _not_shared(folder: Path) -> UsageError:
@@ -205,3 +242,5 @@ def _open(payload: Any, parcels: dict[Any, Any]) -> Any:
 
 
 LearnerActor: Any = ray.remote(LearnerShell)
+_groups: dict[str, Any] = {"concurrency_groups": {"claims": 1, "sending": _SENDINGS}}
+SendingActor: Any = ray.remote(**_groups)(SendingShell)

@@ -92,6 +92,12 @@ def receive(content: Any, seconds: float) -> Any:
     return unpack(content) if isinstance(content, bytes) else ray.get(content, timeout=seconds)
 
 
+def milestone_due(version: int, last: int, every: int | None) -> bool:
+    """Whether a published version is one that an evaluator gets: the first at or after each multiple of `every`.
+    `last`: the newest such; -1 before the first."""
+    return every is not None and (last < 0 or version // every > last // every)
+
+
 def ask(reference: Any, seconds: float, what: str) -> Any:
     """The answer to a call. Raises TimeoutError, naming what was waited for, after `seconds`; RayError as Ray does."""
     try:

@@ -1,5 +1,6 @@
 """A rollout worker in a process of its own: a thin Ray shell, no logic of its own."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from ray.exceptions import ObjectLostError
 
 from tpo_dist.blocks import BlockSummary, Lease
 from tpo_dist.records import ScoredGroups, Snapshot
+from tpo_dist.rollout.contract import WeightsLost
 from tpo_dist.rollout.worker import Rolled, RolloutWorker, summarise
 from tpo_dist.runtime.messages import (
     GRACE_SECONDS,
@@ -23,8 +25,12 @@ from tpo_dist.runtime.messages import (
     unpack,
     whereabouts,
 )
+from tpo_dist.runtime.weight_post import Offer
 
-_PAUSE_SECONDS = 0.5
+_log = logging.getLogger(__name__)
+
+GONE = "its snapshot went with the learner that published it, or was replaced"
+PAUSE_SECONDS = 0.5
 _TURN_SECONDS = 0.05  # of work that is taken on at once: a call to the stream takes some milliseconds of all its ends
 
 
@@ -61,9 +67,9 @@ class RolloutShell:
             started = time.perf_counter()
             leases: list[Lease] = unpack(answer[0])
             if self.loaded != (leases[0].version, leases[0].digest) and not self.load(answer[1:]):
-                deliveries, parcel, why = [], [], "its snapshot went with the learner that published it"
+                deliveries, parcel, why = [], [], GONE
                 ask(stream.hand_back.remote(leases, why), GRACE_SECONDS, "the stream")
-                time.sleep(_PAUSE_SECONDS)  # until the stream hears of it, it has no other
+                time.sleep(PAUSE_SECONDS)  # until the stream hears of it, it has no other
                 continue
             loaded = time.perf_counter()
             deliveries, parcel = self._make(leases, asked, started)
@@ -88,16 +94,25 @@ class RolloutShell:
 
     def load(self, content: list[Any]) -> bool:
         """Take over a published snapshot; False where it cannot be had any more: the learner that made it died, and the
-        next publishes its own."""
-        snapshot: Snapshot
+        next publishes its own, or it has a newer one by now."""
         for found in content:  # nothing once the run is over
             try:
-                snapshot = receive(found, GRACE_SECONDS)
+                snapshot = self._take(found)
             except ObjectLostError:
                 return False
-            self.worker.load(snapshot)
+            except WeightsLost as error:
+                _log.warning("%s: %s", self.name, error)
+                return False
             self.loaded = snapshot.version, snapshot.digest
         return True
+
+    def _take(self, found: Any) -> Snapshot:
+        if isinstance(found, Offer):
+            found.fetch(self.worker, self.name)
+            return found.header
+        snapshot: Snapshot = receive(found, GRACE_SECONDS)
+        self.worker.load(snapshot)
+        return snapshot
 
 
 def deliver(lease: Lease, rolled: Rolled, summary: BlockSummary, large: list[ScoredGroups]) -> Delivery:

@@ -102,6 +102,11 @@ class LearnerSeat:
         if self.state == "restarting" and time.monotonic() >= self.due:
             self.start()
 
+    def forget(self, worker: str) -> None:
+        """Have it leave the group that it sends that worker's weights by."""
+        if self.actor is not None:
+            self.actor.forget.remote(worker)
+
     def close(self) -> None:
         """End its process."""
         if self.actor is not None:

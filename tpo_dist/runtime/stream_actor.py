@@ -12,7 +12,17 @@ from tpo_dist.blocks import Lease, Settled, StreamStats, Taken, Window, owner
 from tpo_dist.metrics import Mean, Metrics, Sum
 from tpo_dist.quarantine import write_quarantine
 from tpo_dist.runlog import log_lines
-from tpo_dist.runtime.messages import Delivery, Turn, Whereabouts, pack, set_up_process, unpack, whereabouts
+from tpo_dist.runtime.messages import (
+    Delivery,
+    Turn,
+    Whereabouts,
+    milestone_due,
+    pack,
+    set_up_process,
+    unpack,
+    whereabouts,
+)
+from tpo_dist.runtime.weight_post import lasting
 from tpo_dist.stream import GroupStream
 from tpo_dist.waiting import Bell
 
@@ -110,7 +120,8 @@ class StreamShell:
 
     def _mark(self, version: int, snapshot: list[Any]) -> None:
         """Keep the first snapshot at or after each multiple: for a slow evaluator its next, and the newest two."""
-        if self._every is None or (self._marked >= 0 and version // self._every <= self._marked // self._every):
+        snapshot = lasting(snapshot)
+        if not snapshot or not milestone_due(version, self._marked, self._every):
             return
         self._marked = version
         self._milestones = [*self._milestones[:1], *self._milestones[1:][-1:], (version, snapshot)]

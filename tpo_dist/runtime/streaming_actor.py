@@ -14,7 +14,7 @@ from tpo_dist.records import Prompts, ScoredGroups
 from tpo_dist.rollout.contract import Candidates
 from tpo_dist.rollout.worker import Rolled, RolloutWorker, Stamp, summarise
 from tpo_dist.runtime.messages import GRACE_SECONDS, Delivery, Turn, ask, pack, unpack
-from tpo_dist.runtime.rollout_actor import RolloutShell, deliver
+from tpo_dist.runtime.rollout_actor import GONE, PAUSE_SECONDS, RolloutShell, deliver
 from tpo_dist.waiting import DeadlineExceeded
 
 _SCORING_SECONDS = 0.003  # between two looks at the scorers while nothing is sampled
@@ -120,7 +120,7 @@ class _Loop:
 
     def _begin_due(self) -> None:
         """Begin what can be begun: at once, or after what is under way where weights must not change in flight."""
-        waiting = []
+        waiting, gone = [], False
         for lane, lease, snapshot in self._due:
             if snapshot and self._shell.worker.pending and not self._shell.worker.in_flight:
                 waiting.append((lane, lease, snapshot))
@@ -129,10 +129,13 @@ class _Loop:
                 prompts = self._shell.worker.submit(lane, lease.draw_ids)
                 self._work[lane] = _Work(lease, prompts, self._shell.worker.stamp, began)
             else:
-                why = "the worker has other weights by now"
+                gone = gone or bool(snapshot)
+                why = GONE if snapshot else "the worker has other weights by now"
                 ask(self._stream.hand_back.remote([lease], why), GRACE_SECONDS, "the stream")
                 self._ask(lane, (), [])
         self._due = waiting
+        if gone and not self._shell.worker.pending:
+            time.sleep(PAUSE_SECONDS)  # until the stream hears of it, it has no other
 
     def _has_weights(self, lease: Lease, snapshot: list[Any]) -> bool:
         """Load what came with the lease; False where the worker cannot sample it from those weights or newer ones.

@@ -1,0 +1,256 @@
+"""Weights on their way by a process group of torch: from one process that has them to a few that take them.
+
+Rank 0 has the weights; every other rank takes all of them. The group is made for that alone, beside any other that a
+process may be in: gloo, or NCCL where each rank has a GPU of its own. Weights leave host memory and arrive there, since
+their digest is taken there; NCCL carries them from GPU to GPU in between.
+
+Every wait ends: meeting, and each transfer, after `Wire.seconds`, and a transfer at once where a connection closes. A
+group that has failed is of no use any more; those who are left meet anew.
+"""
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+
+from tpo_dist.records import Array, Snapshot
+
+Entry = tuple[str, str, tuple[int, ...]]
+"""Name, dtype (as numpy writes it) and shape of an array."""
+
+BUCKET_BYTES = 32 * 1024**2
+"""Small arrays travel together, up to this size; a larger one travels alone."""
+_ALIGNED = 64
+
+
+class TransferFailed(RuntimeError):
+    """The group has failed; the message says who was waited for, or is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How a rollout worker gets its weights from the learner, where not through Ray's object store."""
+
+    backend: Literal["gloo", "nccl"]
+    seconds: float
+    """For meeting, and for each transfer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meeting:
+    """Where the ranks of a group meet. Can be pickled, and is JSON but for its class."""
+
+    host: str
+    port: int
+    """Of a TCPStore that is one of theirs."""
+    name: str
+    """No two meetings have the same; whoever does not know it finds nothing in the store."""
+    size: int
+    """Ranks, the one that has the weights included."""
+    backend: Literal["gloo", "nccl"]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """A snapshot whose weights are still with the learner."""
+
+    header: Snapshot
+    """It has no arrays."""
+    entries: tuple[Entry, ...]
+    """What the arrays are, in the order in which they travel."""
+    source: str
+    """Of the process that has them: another one has another group."""
+
+
+class Sender(Protocol):
+    """The way to whoever has announced weights."""
+
+    @property
+    def host(self) -> str:
+        """The address of this node for others."""
+        ...
+
+    def send(self, meeting: Meeting) -> Callable[[], None]:
+        """Have the weights sent to those who meet there; what it gives waits for the end of that, and raises what went
+        wrong at the other end."""
+        ...
+
+
+def announce(snapshot: Snapshot, source: str) -> Announcement:
+    """Everything that is to be known of a snapshot but its weights."""
+    entries = tuple((name, array.dtype.str, array.shape) for name, array in sorted(snapshot.arrays.items()))
+    header = Snapshot(
+        version=snapshot.version,
+        arrays={},
+        digest=snapshot.digest,
+        probe_tokens=snapshot.probe_tokens,
+        probe_logps=snapshot.probe_logps,
+    )
+    return Announcement(header=header, entries=entries, source=source)
+
+
+def open_meeting(host: str, size: int, wire: Wire) -> tuple[Meeting, Store]:
+    """A place to meet at this node's address, and what keeps it open: whoever drops the store closes it."""
+    wait = timedelta(seconds=wire.seconds)
+    with socket.create_server((host, 0)) as door:  # torch alone would listen at all addresses
+        port = door.getsockname()[1]
+        store = TCPStore(host, port, None, True, wait, False, False, os.dup(door.fileno()))
+    name = uuid.uuid4().hex
+    meeting = Meeting(host=host, port=port, name=name, size=size, backend=wire.backend, seconds=wire.seconds)
+    return meeting, store
+
+
+class WeightGroup:
+    """One rank's end of a group. One transfer at a time."""
+
+    def __init__(self, meeting: Meeting, rank: int, host: str, others: str) -> None:
+        """Meet the others. `host`: the address of this node; `others`: what errors call them. With NCCL, the GPU is the
+        current one. Raises TransferFailed where they do not come in time."""
+        self._seconds, self._others = meeting.seconds, others
+        self._device = torch.device("cuda", torch.cuda.current_device()) if meeting.backend == "nccl" else None
+        self._group: Any = None
+        end = time.monotonic() + meeting.seconds
+        with self._failing(end, "meet"):
+            wait = timedelta(seconds=meeting.seconds)
+            store = TCPStore(meeting.host, meeting.port, None, False, wait)
+            self._group = _make_group(PrefixStore(meeting.name, store), rank, meeting, host)
+            first = torch.zeros(1, dtype=torch.uint8, device=self._device)
+            self._wait(self._broadcast(first, end), end)  # NCCL connects when it is first used
+
+    def send(self, arrays: Mapping[str, Array]) -> None:
+        """From rank 0: every array to all others. Raises TransferFailed where they do not take them in time."""
+        end = time.monotonic() + self._seconds
+        with self._failing(end, "take its weights"):
+            under_way: list[tuple[Any, Tensor]] = []
+            for bucket in _buckets([(name, each.dtype.str, each.shape) for name, each in sorted(arrays.items())]):
+                content = _packed(bucket, arrays)
+                content = content if self._device is None else content.to(self._device)
+                under_way.append((self._broadcast(content, end), content))
+                if len(under_way) == 2:  # while one travels, the next is packed
+                    self._wait(under_way.pop(0)[0], end)
+            for work, _ in under_way:
+                self._wait(work, end)
+
+    def receive(self, entries: Sequence[Entry]) -> Iterator[tuple[str, Array]]:
+        """At the other ranks: these arrays, each as soon as it is here, in memory of its own. Raises TransferFailed
+        where they do not come in time."""
+        end = time.monotonic() + self._seconds
+        with self._failing(end, "send weights"):
+            buckets = _buckets(entries)
+            expected = self._expect(buckets[0], end) if buckets else None
+            for bucket, following in zip(buckets, [*buckets[1:], None], strict=True):
+                assert expected is not None, "there is a bucket"
+                work, content = expected
+                expected = None if following is None else self._expect(following, end)
+                self._wait(work, end)
+                yield from _unpacked(bucket, content.cpu().numpy())
+
+    def _expect(self, bucket: "_Bucket", end: float) -> tuple[Any, Tensor]:
+        content = torch.empty(bucket.size, dtype=torch.uint8, device=self._device)
+        return self._broadcast(content, end), content
+
+    def _broadcast(self, content: Tensor, end: float) -> Any:
+        options = dist.BroadcastOptions()
+        options.rootRank, options.rootTensor = 0, 0
+        options.timeout = timedelta(seconds=max(0.01, end - time.monotonic()))
+        if self._group is None:
+            raise RuntimeError("the group was left")
+        return self._group.broadcast([content], options)
+
+    def _wait(self, work: Any, end: float) -> None:
+        work.wait(timedelta(seconds=max(0.01, end - time.monotonic())))
+
+    @contextmanager
+    def _failing(self, end: float, what: str) -> Iterator[None]:
+        """Inside, what torch raises is said in words, and ends the group."""
+        try:
+            yield
+        except RuntimeError as error:
+            self.close()
+            if time.monotonic() >= end:
+                raise TransferFailed(f"waited {self._seconds:g} s for {self._others} to {what}") from error
+            raise TransferFailed(f"{self._others} did not {what}: {str(error).splitlines()[0]}") from error
+
+    def close(self) -> None:
+        """Leave the group; what is under way fails at the other ends."""
+        group, self._group = self._group, None
+        if group is not None:
+            group.abort()
+
+
+def _make_group(store: Store, rank: int, meeting: Meeting, host: str) -> Any:
+    if meeting.backend == "gloo":
+        gloo: Any = dist.ProcessGroupGloo
+        options = gloo._Options()
+        options._devices = [gloo.create_device(hostname=host)]
+        options._timeout, options._threads = timedelta(seconds=meeting.seconds), 1
+        return gloo(store, rank, meeting.size, options)
+    nccl: Any = dist.ProcessGroupNCCL  # which torch has where it was built for GPUs
+    options = nccl.Options()
+    options._timeout = timedelta(days=1)  # each wait here has its own; NCCL's watchdog would end the process
+    before = os.environ.get(_WATCHDOG)
+    os.environ[_WATCHDOG] = "0"  # as above, where a rank dies; it is read while the group is made
+    try:
+        return nccl(store, rank, meeting.size, options)
+    finally:
+        if before is None:
+            del os.environ[_WATCHDOG]
+        else:
+            os.environ[_WATCHDOG] = before
+
+
+_WATCHDOG = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Arrays that travel together, and where each begins (bytes)."""
+
+    entries: tuple[tuple[Entry, int], ...]
+    size: int
+
+
+def _buckets(entries: Sequence[Entry]) -> list[_Bucket]:
+    """The same at both ends, from what arrays there are."""
+    found: list[_Bucket] = []
+    gathered: list[tuple[Entry, int]] = []
+    size = 0
+    for entry in entries:
+        length = _length(entry)
+        if gathered and size + length > BUCKET_BYTES:
+            found.append(_Bucket(tuple(gathered), size))
+            gathered, size = [], 0
+        gathered.append((entry, size))
+        size += -(-length // _ALIGNED) * _ALIGNED
+    return [*found, _Bucket(tuple(gathered), size)] if gathered else found
+
+
+def _length(entry: Entry) -> int:
+    _, dtype, shape = entry
+    return int(np.dtype(dtype).itemsize * np.prod(shape, dtype=np.int64))
+
+
+def _packed(bucket: _Bucket, arrays: Mapping[str, Array]) -> Tensor:
+    content = np.empty(bucket.size, dtype=np.uint8)
+    for (name, dtype, shape), start in bucket.entries:
+        length = _length((name, dtype, shape))
+        content[start : start + length] = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)
+    return torch.from_numpy(content)
+
+
+def _unpacked(bucket: _Bucket, content: Array) -> Iterator[tuple[str, Array]]:
+    for (name, dtype, shape), start in bucket.entries:
+        part = content[start : start + _length((name, dtype, shape))]
+        yield name, part.view(dtype).reshape(shape)
