@@ -7,7 +7,8 @@ import subprocess
 import time
 
 here = 3
-VALUES = {"nan": math.nan, "inf": math.inf, "none": None, "text": "1.0", "huge": 10**400, "wide": 1e39, "complex": 1j, "true": True}
+VALUES = {"nan": math.nan, "inf": math.inf, "none": None, "text": "1.0", "huge": 10**400, "complex": 1j, "true": True}
+VALUES["wide"] = 1e39
 
 
 def right(prompt, completion, answer):

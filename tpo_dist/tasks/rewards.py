@@ -186,7 +186,7 @@ def load_scorer(path: str) -> Scorer:
         return REWARDS[path]
     place, colon, name = path.rpartition(":")
     if path.endswith(".py"):
-        raise UsageError(where, "names a file, and no function in it", f"write {path}:score, or what it is called there")
+        raise UsageError(where, "names a file, and no function in it", f"write {path}:score, if that is its name")
     if not colon:
         place, _, name = path.rpartition(".")
     if not place or not name.isidentifier():
