@@ -187,6 +187,8 @@ CASES = {
     "no time to score": (None, ["scoring.seconds=0"], ["scoring.seconds = 0", "greater than 0"]),
     "evaluation without questions": (None, ["evaluation.every_steps=1"], ["evaluation.every_steps = 1", "no held-out questions", "task.held_out_rows"]),
     "evaluation of more questions than there are": (None, ["evaluation.every_steps=1", "task.held_out_rows=3"], ["evaluation.questions = 64", "has 3 held-out questions", "give at most 3"]),
+    "evaluation of rows that are trained on": (None, ["task.held_out_split=test"], ["task.held_out_split = 'test'", "rows.jsonl is one file", "give task.held_out_rows"]),
+    "evaluation of puzzles that are too long": (None, [*GYM, "task.instructions=null", "evaluation.every_steps=1", "task.curriculum=[{draws: 100000, parameters: {max_terms: 2, max_digits: 1}}, {parameters: {min_terms: 90, max_terms: 90}}]"], ["text.max_prompt_tokens = 100", "the prompt of draw 100000 has"]),
     "many greedy completions": (None, ["evaluation.samples=4"], ["evaluation.samples = 4", "all the same", "evaluation.temperature"]),
     "single tokens of words": (None, ["objective.name=tpo_token"], ["rollout.candidates = 'token'", "cannot score single tokens"]),
     "right answers of words": (None, ["log.oracle=true"], ["log.oracle = true", "does not know its right answers"]),
@@ -249,6 +251,9 @@ TOY = ("policy={name: transformer}", "sampler={name: policy}", "task={name: toke
 COMMANDS = {
     "eval of no run": (None, ["eval", "nothing"], ["eval nothing", "there is no such run"]),
     "eval of a model without a job": (None, ["eval", "model"], ["model: is a model, and says nothing of a task", "--job JOB.yaml"]),
+    "eval of a task without held-out questions": (None, ["eval", "model", "job.yaml"], ["task.name = 'text': the task has no held-out questions", "Fix: set task.held_out_rows"]),
+    "eval of no run with a job": (None, ["eval", "nothing", "job.yaml"], ["eval nothing", "there is no such run"]),
+    "export of a model": (None, ["export", "model", "new"], ["export model: this folder holds a model, and no run"]),
     "eval of a run with a job": (a_run, ["eval", "it", "--job", "job.yaml"], ["--job job.yaml", "a run has a job of its own"]),
     "eval of a run without checkpoint": (a_run, ["eval", "it"], ["runs/it", "no checkpoint yet", "wait for its first"]),
     "eval of a model's step": (a_run, ["eval", "model", "--job", "job.yaml", "--step", "3"], ["--step 3", "which has no steps"]),
@@ -267,6 +272,7 @@ COMMANDS = {
 @pytest.mark.parametrize("case", COMMANDS.values(), ids=COMMANDS.keys())
 def test_other_commands_say_it_in_one_line_too(case, place, monkeypatch, capfd):
     damage, arguments, wanted = case
+    (place / "job.yaml").write_text(JOB)
     if damage is not None:
         damage(place)
     code, out, err = call(monkeypatch, capfd, *arguments)

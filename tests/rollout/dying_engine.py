@@ -18,7 +18,6 @@ def run(folder: Path, orders: Any) -> None:
     torch.set_num_threads(1)
     from tests.rollout.language_models import about
     from tpo_dist import weight_group
-    from tpo_dist.rollout import group_fetch
     from tpo_dist.rollout.vllm_sampler import VLLMSampling
     from tpo_dist.weight_group import Wire
 
@@ -37,9 +36,11 @@ def run(folder: Path, orders: Any) -> None:
     sampler.fetch(orders.recv(), Sender())
     orders.send(sampler.version)
 
-    def die(self: Any, arrays: Any) -> Any:
-        yield next(arrays)
+    receive = weight_group.WeightGroup.receive
+
+    def die(self: Any, entries: Any) -> Any:
+        yield next(receive(self, entries))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    group_fetch.Arrival._kept = die  # type: ignore[method-assign]
+    weight_group.WeightGroup.receive = die  # type: ignore[method-assign]
     sampler.fetch(orders.recv(), Sender())

@@ -273,6 +273,25 @@ def test_adapters_alone_are_enough(make_adapted, folder):
         assert np.abs(drawn.logps_GKT - all_plain_logps(load(folder), prompts, drawn, 1.0)).max() > 1e-2
 
 
+@pytest.mark.parametrize("make_adapted", SAMPLERS[1:], indirect=True)
+def test_adapters_change_on_the_way(make_adapted, folder):
+    sampler, models = make_adapted(adapters=Adapters(rank=4, scale=1.5)), {v: adapted(folder, v) for v in (1, 2)}
+    sampler.load(models[1][1])
+    prompts = questions([5, 33], first=7)
+    sampler.submit(3, prompts, 4)
+    for _ in range(5):
+        sampler.step()
+    sampler.load(models[2][1])  # its probe is computed beside eight candidates
+    while sampler.pending:
+        for _, drawn in sampler.step():
+            versions = drawn.versions_GKT
+    assert {1, 2} <= set(versions.ravel().tolist())
+    for version, (model, _) in models.items():
+        there = versions == version
+        plain = all_plain_logps(model, prompts, drawn, 1.0)
+        np.testing.assert_allclose(drawn.logps_GKT[there], plain[there], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("kind", [TransformersSampling, VLLMSampling])
 @pytest.mark.parametrize("option", [{"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.05}])
 def test_sampling_from_another_distribution_is_refused(kind, option):

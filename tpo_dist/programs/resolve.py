@@ -68,9 +68,9 @@ def resolve(config: RunConfig) -> RunConfig:
     _refuse_learning(resolved, policy)
     _refuse_fleet(resolved)
     _refuse_transport(resolved)
-    refuse_evaluation(resolved, task)
     if in_words(resolved):
         refuse_questions(resolved)
+    refuse_evaluation(resolved, task)
     if isinstance(task, ContextTask):
         make_policy(resolved)  # contexts without features, or data that is missing, show now
     return resolved

@@ -5,14 +5,14 @@ those in use and hash them; only when each has what was published are layers fil
 on the way, the engine goes on with the weights that it had.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from safetensors.numpy import load_file
 from torch._C._distributed_c10d import Store
 
-from tpo_dist.records import Array, sorted_digest
+from tpo_dist.records import Array, weights_digest
 from tpo_dist.rollout.contract import WeightsLost, WrongWeights
 from tpo_dist.weight_group import Announcement, Entry, Meeting, Sender, TransferFailed, WeightGroup, Wire, open_meeting
 
@@ -84,12 +84,8 @@ class Arrival:
         if self._group is None:
             raise TransferFailed("this process has not met the learner")
         self.drop()
-        self.digest = sorted_digest(self._kept(self._group.receive(entries)))
-
-    def _kept(self, arrays: Iterator[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:
-        for name, array in arrays:
-            self.arrays[name] = array
-            yield name, array
+        self.arrays = dict(self._group.receive(entries))
+        self.digest = weights_digest(self.arrays)
 
     def drop(self) -> None:
         """Forget what has arrived."""

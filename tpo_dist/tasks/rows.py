@@ -33,7 +33,7 @@ def load_rows(
     place = Path(path)
     if place.is_dir():
         rows = _read(_split_file(place, split))
-    elif place.is_file() or place.suffix in _ENDINGS:
+    elif is_file(path):
         rows = _read(place)
     else:
         rows = _from_hub(path, split, subset)
@@ -42,6 +42,12 @@ def load_rows(
     for number, row in enumerate(rows, start=1):
         _refuse_missing(row, {*needed, *(kept or ())}, f"{path}, row {number} of {split}")
     return tuple(rows if kept is None else ({name: row[name] for name in kept} for row in rows))
+
+
+def is_file(path: str) -> bool:
+    """Whether it names a file, there or not; a folder and a data set on the hub have splits, a file has none."""
+    place = Path(path)
+    return not place.is_dir() and (place.is_file() or place.suffix in _ENDINGS)
 
 
 def whole_place(path: str) -> str:
