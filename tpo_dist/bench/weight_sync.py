@@ -1,4 +1,5 @@
-"""How long new weights take from a learner into vLLM, through Ray's object store, and how near that is to copying."""
+"""How long new weights take from a learner into vLLM, through Ray's object store or by a process group, and how near
+that is to copying."""
 
 import statistics
 import time
@@ -16,10 +17,12 @@ from tpo_dist.bench.timing import Stopwatch
 from tpo_dist.config import ClusterConfig
 from tpo_dist.records import Array, Snapshot, weights_digest
 from tpo_dist.rollout.generation import Adapters, Generation, require
+from tpo_dist.rollout.group_fetch import Call
 from tpo_dist.rollout.incoming import merged
 from tpo_dist.rollout.vllm_sampler import VLLMSampling
 from tpo_dist.runtime.cluster import cluster
 from tpo_dist.runtime.weight_line import WeightLine
+from tpo_dist.weight_group import Announcement, Sender, Wire
 
 _START_SECONDS = 600.0  # the first start of an architecture takes vLLM a minute, more on a busy machine
 _PROBE = 32
@@ -44,9 +47,9 @@ def bench_sync(
         size, copied = _copy(_Weights(path, None).arrays, rounds)
         store = max(512, 3 * size // 1024**2)
         with cluster(ClusterConfig(object_store_mb=store), 30.0):
-            full = _measure(path, None, rounds, threads, lambda text: tell(f"all weights, {text}"))
-            adapters = _measure(path, rank, rounds, threads, lambda text: tell(f"adapters, {text}"))
-    seconds = full.pop("all")
+            full, by_group = _measure(path, None, rounds, threads, lambda text: tell(f"all weights, {text}"))
+            adapters, _ = _measure(path, rank, rounds, threads, lambda text: tell(f"adapters, {text}"))
+    seconds, group_seconds = full.pop("all"), by_group.pop("all")
     return {
         "bandwidth_ratio": copied / seconds,
         "full_seconds": seconds,
@@ -54,6 +57,9 @@ def bench_sync(
         "full_megabytes_per_second": size / _MEGABYTE / seconds,
         "copy_megabytes_per_second": size / _MEGABYTE / copied,
         "parts": full,
+        "collective_seconds": group_seconds,
+        "collective_megabytes_per_second": size / _MEGABYTE / group_seconds,
+        "collective_parts": by_group,
         "adapter_seconds": adapters.pop("all"),
         "adapter_parts": adapters,
         "adapter_rank": rank,
@@ -62,17 +68,28 @@ def bench_sync(
     }
 
 
-def _measure(path: str, rank: int | None, rounds: int, threads: int, tell: Callable[[str], None]) -> dict[str, float]:
+def _measure(
+    path: str, rank: int | None, rounds: int, threads: int, tell: Callable[[str], None]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Medians through the store and by a group, in turn; adapters (`rank`) only go through the store."""
     line = WeightLine(partial(_Weights, path, rank), partial(_Taker, path, rank), threads)
     try:
         line.stand(_START_SECONDS)
-        turns = []
-        for version in range(rounds + 1):
-            turns.append(line.turn(version))
-            tell(f"{f'round {version} of {rounds}' if version else 'warm-up'}: {turns[-1]['all']:.3f} s")
+        turns, by_group = [], []
+        for turn in range(rounds + 1):
+            turns.append(line.turn(2 * turn))
+            took = f"{turns[-1]['all']:.3f} s"
+            if rank is None:
+                by_group.append(line.turn_by_group(2 * turn + 1))
+                took += f" through the store, {by_group[-1]['all']:.3f} s by a process group"
+            tell(f"{f'round {turn} of {rounds}' if turn else 'warm-up'}: {took}")
     finally:
         line.close()
-    return {name: statistics.median(turn[name] for turn in turns[1:]) for name in turns[0]}
+    return _medians(turns[1:]), _medians(by_group[1:])
+
+
+def _medians(turns: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(turn[name] for turn in turns) for name in (turns[0] if turns else ())}
 
 
 def _copy(arrays: Mapping[str, Array], rounds: int) -> tuple[int, float]:
@@ -121,19 +138,40 @@ class _Taker:
 
     def __init__(self, path: str, rank: int | None) -> None:
         adapters = None if rank is None else Adapters(rank, 1.0)
-        about = Generation(path=path, adapters=adapters, max_prompt_tokens=64, max_tokens=8, end_tokens=(0,), seed=0)
+        wire = Wire("gloo", _START_SECONDS) if rank is None else None
+        about = Generation(
+            path=path, adapters=adapters, wire=wire, max_prompt_tokens=64, max_tokens=8, end_tokens=(0,), seed=0
+        )
         self._sampler = VLLMSampling(max_sequences=4).build(about)
         self._watch, engine = Stopwatch(), self._sampler.engine
         engine.load = self._watch.timed("load", engine.load)
         engine.logps = self._watch.timed("probe", engine.logps)
+        if wire is not None:
+            engine.fetcher.call = self._by_part(engine.fetcher.call)
+        self.parts: dict[str, float] = {}
 
-    def __call__(self, snapshot: Snapshot) -> dict[str, float]:
-        """Load it: what is neither vLLM's loading nor the probe is the checksum."""
+    def _by_part(self, call: Call) -> Call:
+        """What the engine's processes do, timed: filling layers is `load`, everything before it `transfer`."""
+
+        def timed(method: str, **settings: Any) -> list[Any]:
+            with self._watch.part("load" if method == "finish_weight_update" else "transfer"):
+                return call(method, **settings)
+
+        return timed
+
+    def load(self, snapshot: Snapshot) -> None:
+        """What is neither vLLM's loading nor the probe is the checksum."""
         self._watch.start()
         started = time.perf_counter()
         self._sampler.load(snapshot)
         seconds, parts = time.perf_counter() - started, self._watch.repetitions[-1]
-        return {"check": seconds - sum(parts.values()), **parts}
+        self.parts = {"check": seconds - sum(parts.values()), **parts}
+
+    def fetch(self, announced: Announcement, sender: Sender) -> None:
+        """By a process group; the transfer has the checksum in it."""
+        self._watch.start()
+        self._sampler.fetch(announced, sender)
+        self.parts = self._watch.repetitions[-1]
 
 
 def _random_adapters(model: Any, rank: int) -> dict[str, Array]:

@@ -14,12 +14,14 @@ def sync(
     threads: Annotated[int, typer.Option(min=1, help="Torch threads of each process.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Seconds of a full weight update in float32 through the object store into vLLM, and of one with adapters only.
+    """Seconds of a full weight update in float32 into vLLM, through the object store and by a process group (gloo), and
+    of one with adapters only.
 
     From the weights in the learner's process, their checksum taken, until vLLM has computed a probe with them.
     JSON keys: bandwidth_ratio (bytes per second of a full update over those of a plain copy in memory), full_seconds,
     full_megabytes, full_megabytes_per_second, copy_megabytes_per_second, parts and adapter_parts (seconds: put and get
-    of the object store, check of the digest, load, probe), adapter_seconds, adapter_rank, rounds, threads.
+    of the object store, check of the digest, load, probe), adapter_seconds, adapter_rank, rounds, threads, and of the
+    group collective_seconds, collective_megabytes_per_second, collective_parts (transfer with its check, load, probe).
     """
     from tpo_dist.bench.weight_sync import bench_sync
 
@@ -28,6 +30,8 @@ def sync(
     rows |= {f"  {name}": f"{seconds:.3f} s" for name, seconds in result["parts"].items()}
     pace, copied = result["full_megabytes_per_second"], result["copy_megabytes_per_second"]
     rows["bandwidth over that of a copy"] = f"{result['bandwidth_ratio']:.3f} ({pace:.0f} over {copied:.0f} MB/s)"
+    rows["all weights by a process group"] = f"{result['collective_seconds']:.3f} s"
+    rows |= {f"  {name}  ": f"{seconds:.3f} s" for name, seconds in result["collective_parts"].items()}
     rows[f"adapters of rank {rank}"] = f"{result['adapter_seconds']:.3f} s"
     rows |= {f"  {name} ": f"{seconds:.3f} s" for name, seconds in result["adapter_parts"].items()}
     show(f"weights into vLLM (medians of {rounds} updates, {threads} threads)", rows, result, as_json)

@@ -27,7 +27,7 @@ class Fetcher:
 
     def __init__(self, call: Call, ranks: int, wire: Wire) -> None:
         """`ranks`: processes of the engine."""
-        self._call, self._ranks, self._wire = call, ranks, wire
+        self.call, self._ranks, self._wire = call, ranks, wire
         self._met: tuple[str, Meeting, Store] | None = None
         """With which source, where, and what keeps that open."""
 
@@ -43,11 +43,11 @@ class Fetcher:
             sent = sender.send(meeting)
             if fresh:
                 info = {"meeting": asdict(meeting), "host": sender.host}
-                self._call("init_weight_transfer_engine", kwargs={"init_info": info})
-            self._call("start_weight_update")
-            self._call("update_weights", kwargs={"update_info": {"entries": announced.entries}})
+                self.call("init_weight_transfer_engine", kwargs={"init_info": info})
+            self.call("start_weight_update")
+            self.call("update_weights", kwargs={"update_info": {"entries": announced.entries}})
             sent()
-            digests = set(self._call("arrived_digest"))
+            digests = set(self.call("arrived_digest"))
         except Exception as error:
             self._abandon()
             raise WeightsLost(f"snapshot {announced.header.version} did not arrive: {error}") from error
@@ -58,12 +58,12 @@ class Fetcher:
                 f"snapshot {announced.header.version} was published with digest {announced.header.digest}, "
                 f"but the weights that arrived here have {found}"
             )
-        self._call("finish_weight_update")
+        self.call("finish_weight_update")
 
     def _abandon(self) -> None:
         """The next transfer is between others, or meets anew."""
         self._met = None
-        self._call("abandon_weights")
+        self.call("abandon_weights")
 
 
 class Arrival:

@@ -53,7 +53,7 @@ class Engine:
             self._llm: Any = LLMEngine.from_engine_args(EngineArgs(**_arguments(about), **arguments))
         torch.set_num_threads = set_threads  # vLLM's CPU worker replaces it
         if about.wire is not None:
-            self._fetcher = Fetcher(self._llm.collective_rpc, arguments["tensor_parallel_size"], about.wire)
+            self.fetcher = Fetcher(self._llm.collective_rpc, arguments["tensor_parallel_size"], about.wire)
         elif about.adapters is None:
             self._llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
 
@@ -130,7 +130,7 @@ class Engine:
 
     def fetch(self, announced: Announcement, sender: Sender) -> None:
         """As `load`, of weights that come by a process group. Raises WeightsLost and WrongWeights, as `Fetcher`."""
-        self._fetcher.fetch(announced, sender)
+        self.fetcher.fetch(announced, sender)
         self._llm.set_weight_version(str(announced.header.version))
 
     def _update(self, info: dict[str, Any]) -> None:

@@ -29,10 +29,8 @@ from tpo_dist.runtime.messages import (
     unpack,
     whereabouts,
 )
-from tpo_dist.runtime.weight_post import Offer, WeightPost
-from tpo_dist.weight_group import Meeting
+from tpo_dist.runtime.weight_post import SENDING_THREADS, Sending, WeightPost
 
-_SENDINGS = 16  # at a time; a worker that hangs takes one of them up to its deadline
 _log = logging.getLogger(__name__)
 
 
@@ -171,34 +169,19 @@ class LearnerShell:
         self._asked = stream.take.remote(self._learner.version, seconds, *self._snapshot())
 
 
-class SendingShell(LearnerShell):
+class SendingShell(LearnerShell, Sending):
     """A learner whose weights stay with it until workers ask for them; it sends them while it trains on."""
 
     def __init__(self, device: str, evaluate_every: int | None, *arguments: Any, **settings: Any) -> None:
         """`device`: of the learner. `evaluate_every`: as the stream has it; those snapshots go into the store too."""
         super().__init__(*arguments, **settings)
-        self._post, self._every, self._marked = WeightPost(device), evaluate_every, -1
+        self.post, self._every, self._marked = WeightPost(device), evaluate_every, -1
 
     def _content(self, snapshot: Snapshot) -> Any:
         stored: tuple[Any, ...] = ()
         if milestone_due(snapshot.version, self._marked, self._every):
             self._marked, stored = snapshot.version, (super()._content(snapshot),)
-        return Offer(self._post.publish(snapshot), ray.get_runtime_context().current_actor, stored)
-
-    @ray.method(concurrency_group="claims")
-    def claim(self, worker: str, version: int) -> bool:
-        """As `WeightPost.claim`."""
-        return self._post.claim(worker, version)
-
-    @ray.method(concurrency_group="sending")
-    def send(self, worker: str, meeting: Meeting) -> None:
-        """As `WeightPost.send`."""
-        self._post.send(worker, meeting)
-
-    @ray.method(concurrency_group="claims")
-    def forget(self, worker: str) -> None:
-        """As `WeightPost.forget`."""
-        self._post.forget(worker)
+        return self.offer(snapshot, stored)
 
 
 def _not_shared(folder: Path) -> UsageError:
@@ -242,5 +225,4 @@ def _open(payload: Any, parcels: dict[Any, Any]) -> Any:
 
 
 LearnerActor: Any = ray.remote(LearnerShell)
-_groups: dict[str, Any] = {"concurrency_groups": {"claims": 1, "sending": _SENDINGS}}
-SendingActor: Any = ray.remote(**_groups)(SendingShell)
+SendingActor: Any = ray.remote(**SENDING_THREADS)(SendingShell)

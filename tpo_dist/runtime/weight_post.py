@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import torch
@@ -16,9 +16,16 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from tpo_dist.records import Snapshot
 from tpo_dist.rollout.contract import WeightsLost
-from tpo_dist.rollout.worker import RolloutWorker
 from tpo_dist.runtime.messages import GRACE_SECONDS, ask
-from tpo_dist.weight_group import Announcement, Meeting, WeightGroup, announce
+from tpo_dist.weight_group import Announcement, Meeting, Sender, WeightGroup, announce
+
+
+class Fetches(Protocol):
+    """A rollout worker, as far as it is concerned with announced weights."""
+
+    def fetch(self, announced: Announcement, sender: Sender) -> None:
+        """As `RolloutWorker.fetch`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ class Offer:
         """The snapshot without its weights."""
         return self.announced.header
 
-    def fetch(self, worker: RolloutWorker, name: str) -> None:
+    def fetch(self, worker: Fetches, name: str) -> None:
         """Have the worker of that name take the weights over. Raises WeightsLost where they cannot be had, and
         WrongWeights as `RolloutWorker.load` does."""
         header = self.announced.header
@@ -131,3 +138,32 @@ class WeightPost:
             known = self._groups.pop(worker, None)
         if known is not None:
             known[1].close()
+
+
+class Sending:
+    """What an actor that has weights answers to workers, beside its own calls and while it works."""
+
+    post: WeightPost
+
+    def offer(self, snapshot: Snapshot, stored: tuple[Any, ...] = ()) -> Offer:
+        """Publish it; `stored` as in `Offer`. Not for others to call."""
+        return Offer(self.post.publish(snapshot), ray.get_runtime_context().current_actor, stored)
+
+    @ray.method(concurrency_group="claims")
+    def claim(self, worker: str, version: int) -> bool:
+        """As `WeightPost.claim`."""
+        return self.post.claim(worker, version)
+
+    @ray.method(concurrency_group="sending")
+    def send(self, worker: str, meeting: Meeting) -> None:
+        """As `WeightPost.send`."""
+        self.post.send(worker, meeting)
+
+    @ray.method(concurrency_group="claims")
+    def forget(self, worker: str) -> None:
+        """As `WeightPost.forget`."""
+        self.post.forget(worker)
+
+
+SENDING_THREADS: dict[str, Any] = {"concurrency_groups": {"claims": 1, "sending": 16}}
+"""Of such an actor: a worker that hangs takes one of its transfers at a time, up to the deadline."""
