@@ -29,18 +29,18 @@ SMALL = snapshot(10, 3)
 LARGE = snapshot(BUCKET_BYTES // 8, BUCKET_BYTES // 8, BUCKET_BYTES // 3, 5)  # four buckets, one of a single array
 
 
-def take(meeting, rank, entries, how="all", ready=None):
-    """A rank's part of a transfer; what arrived. `how`: kill or stop this process after the first array. `ready`: an
-    event that says that this process is up."""
-    if ready is not None:
-        ready.set()
-    group = WeightGroup(meeting, rank, HOST, "the learner")
-    arrived = {}
-    for name, array in group.receive(entries):
-        arrived[name] = array
-        if how != "all":
-            os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
-    return arrived
+def take(meeting, rank, entries):
+    """A rank's part of a transfer; what arrived."""
+    return dict(WeightGroup(meeting, rank, HOST, "the learner").receive(entries))
+
+
+def fail(entries, seconds, how, ours):
+    """In a process of its own: open a meeting as a worker does, and be killed or stopped after the first array."""
+    meeting, _store = open_meeting(HOST, 2, Wire("gloo", seconds))
+    ours.send(meeting)
+    group = WeightGroup(meeting, 1, HOST, "the learner")
+    for _ in group.receive(entries):
+        os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
 
 
 def send(meeting, arrays, times=1):
@@ -107,6 +107,16 @@ def test_whoever_leaves_on_the_way_is_noticed_at_once(pool):
         taking.result()
 
 
+def test_a_worker_whose_death_gloo_does_not_notice_is_missed_within_seconds(pool):
+    meeting, store = open_meeting(HOST, 2, Wire("gloo", 10.0))
+    meeting_other = pool.submit(WeightGroup, meeting, 1, HOST, "the learner")
+    group, other = WeightGroup(meeting, 0, HOST, "rollout-0"), meeting_other.result()
+    del store  # as if its process had gone, and left a connection open on which nothing comes
+    with pytest.raises(TransferFailed, match="rollout-0 did not take its weights: its process is gone"):
+        group.send(LARGE.arrays)
+    other.close()
+
+
 def test_the_meeting_place_is_at_the_address_that_it_was_given_alone():
     meeting, _store = open_meeting("127.0.0.2", 2, WIRE)
     with pytest.raises(OSError, match="refused"):
@@ -118,14 +128,13 @@ def test_the_meeting_place_is_at_the_address_that_it_was_given_alone():
     ("stop", 3.0, "waited 3 s for rollout-0 to take its weights"),
 ])  # fmt: skip
 def test_a_process_that_dies_or_hangs_in_the_middle_fails_the_transfer_and_no_other(how, seconds, said, pool):
-    meeting, _store = open_meeting(HOST, 2, Wire("gloo", seconds))
     entries, spawn = announce(LARGE, "a").entries, multiprocessing.get_context("spawn")
-    ready = spawn.Event()
-    process = spawn.Process(target=take, args=(meeting, 1, entries, how, ready))
+    theirs, ours = spawn.Pipe()
+    process = spawn.Process(target=fail, args=(entries, seconds, how, ours))
     process.start()
     try:
-        assert ready.wait(120)
-        group = WeightGroup(meeting, 0, HOST, "rollout-0")
+        assert theirs.poll(120)
+        group = WeightGroup(theirs.recv(), 0, HOST, "rollout-0")
         began = time.monotonic()
         with pytest.raises(TransferFailed, match=said):
             group.send(LARGE.arrays)

@@ -10,6 +10,7 @@ group that has failed is of no use any more; those who are left meet anew.
 
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ Entry = tuple[str, str, tuple[int, ...]]
 BUCKET_BYTES = 32 * 1024**2
 """Small arrays travel together, up to this size; a larger one travels alone."""
 _ALIGNED = 64
+_LOOK_SECONDS = 1.0
 
 
 class TransferFailed(RuntimeError):
@@ -118,7 +120,7 @@ class WeightGroup:
     def __init__(self, meeting: Meeting, rank: int, host: str, others: str) -> None:
         """Meet the others. `host`: the address of this node; `others`: what errors call them. With NCCL, the GPU is the
         current one. Raises TransferFailed where they do not come in time."""
-        self._seconds, self._others = meeting.seconds, others
+        self._seconds, self._others, self._place = meeting.seconds, others, (meeting.host, meeting.port)
         self._device = torch.device("cuda", torch.cuda.current_device()) if meeting.backend == "nccl" else None
         self._group: Any = None
         end = time.monotonic() + meeting.seconds
@@ -170,7 +172,25 @@ class WeightGroup:
         return self._group.broadcast([content], options)
 
     def _wait(self, work: Any, end: float) -> None:
-        work.wait(timedelta(seconds=max(0.01, end - time.monotonic())))
+        """gloo does not always notice that a process died while it was written to: ask whether the store's lives."""
+        while True:
+            left = max(0.01, end - time.monotonic())
+            look = left if self._device is not None else min(left, _LOOK_SECONDS)  # NCCL gives up with its first wait
+            try:
+                work.wait(timedelta(seconds=look))
+                return
+            except RuntimeError:
+                if look == left or work.is_completed():
+                    raise
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            socket.create_connection(self._place, _LOOK_SECONDS).close()
+        except ConnectionRefusedError:
+            raise RuntimeError("its process is gone") from None
+        except OSError:
+            pass  # so nothing is known, and the deadline holds
 
     @contextmanager
     def _failing(self, end: float, what: str) -> Iterator[None]:
@@ -178,16 +198,17 @@ class WeightGroup:
         try:
             yield
         except RuntimeError as error:
+            late = time.monotonic() >= end
             self.close()
-            if time.monotonic() >= end:
+            if late:
                 raise TransferFailed(f"waited {self._seconds:g} s for {self._others} to {what}") from error
             raise TransferFailed(f"{self._others} did not {what}: {str(error).splitlines()[0]}") from error
 
     def close(self) -> None:
         """Leave the group; what is under way fails at the other ends."""
-        group, self._group = self._group, None
-        if group is not None:
-            group.abort()
+        left, self._group = [self._group], None
+        if left[0] is not None:  # gloo's end waits for what is under way, up to its deadline
+            threading.Thread(target=lambda: left.pop().abort(), name="leaving a group").start()
 
 
 def _make_group(store: Store, rank: int, meeting: Meeting, host: str) -> Any:

@@ -3,6 +3,11 @@
 Logits of a chunk of tokens are made, used and overwritten; the backward pass makes them once more. Beside its inputs
 and their gradients, the function needs the memory of one chunk.
 
+Liger's fused linear cross-entropy does not stand in for it: until July 2026 its gradients were wrong for a loss of each
+token (`reduction="none"`: linkedin/Liger-Kernel, issue 968 and pull request 1298), which is what an objective needs.
+Since then (seen in 0.8.5) it makes all logits twice as well, knows no temperature, and rounds their gradients to the
+precision of the weights before it scales them; what it may still save, nobody has held against this on a GPU.
+
 Shapes: N tokens, D width, V vocabulary.
 """
 
