@@ -26,6 +26,8 @@ _COLOURS = {
     "grpo_masked": "#8c510a",
     "gspo": "#8c510a",
 }
+_OTHERS = ("#1b9e77", "#e7298a", "#7570b3", "#66a61e", "#e6ab02", "#17becf", "#666666", "#000000")
+"""For what has no colour of its own; none is near to one that has."""
 _LEAST = 1e-4  # what a logarithmic axis shows of an error that is exactly 0
 _POINTS = 400  # curves are averaged over windows to about so many points
 
@@ -86,7 +88,7 @@ def _name(setting: Setting, names: Sequence[str]) -> str:
 def _style(name: str, lines: Mapping[str, Any]) -> Any:
     method = name.split(" ")[0]
     alone = name == method
-    return _COLOURS.get(method) if alone and method in _COLOURS else f"C{len(lines) % 10}"
+    return _COLOURS[method] if alone and method in _COLOURS else _OTHERS[len(lines) % len(_OTHERS)]
 
 
 def _curves(
