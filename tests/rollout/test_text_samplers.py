@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.processes import pids_running
 from tests.rollout.language_models import END, VOCAB, about, all_plain_logps, changed, load, questions, snapshot_of
 from tests.tiny import tiny_model
 from tpo_dist.errors import UsageError
@@ -40,10 +41,10 @@ def transformers_samplers(folder, **changes):
     return make, lambda: None
 
 
-def vllm_samplers(folder, **changes):
+def vllm_samplers(folder, kind="inproc", **changes):
     """The same over one engine."""
     pytest.importorskip("vllm")
-    options = VLLMSampling(max_sequences=24)
+    options = VLLMSampling(engine=kind, max_sequences=24)
     first = options.build(about(folder, **{"stop": ("",), **changes}))  # where texts may stop it, it has a tokenizer
 
     def make(**changes):
@@ -53,9 +54,23 @@ def vllm_samplers(folder, **changes):
     return make, first.close
 
 
+def vllm_async_samplers(folder, **changes):
+    """The same over one engine beside this process, of which nothing may be left."""
+    make, close = vllm_samplers(folder, "async", **changes)
+    pid = make().engine.pid
+    assert pid in pids_running("EngineCore")
+
+    def end():
+        close()
+        assert pid not in pids_running("EngineCore")
+
+    return make, end
+
+
 SAMPLERS = [
     pytest.param(transformers_samplers, id="transformers"),
     pytest.param(vllm_samplers, id="vllm", marks=pytest.mark.vllm),
+    pytest.param(vllm_async_samplers, id="vllm-async", marks=pytest.mark.vllm),
 ]
 
 
