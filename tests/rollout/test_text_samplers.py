@@ -18,6 +18,8 @@ from tpo_dist.rollout.vllm_sampler import VLLMSampler, VLLMSampling
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # importing what is not ours warns
 
+LONG = 256
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -45,7 +47,8 @@ def vllm_samplers(folder, kind="inproc", **changes):
     """The same over one engine."""
     pytest.importorskip("vllm")
     options = VLLMSampling(engine=kind, max_sequences=24)
-    first = options.build(about(folder, **{"stop": ("",), **changes}))  # where texts may stop it, it has a tokenizer
+    sizes = {"stop": ("",), "max_tokens": LONG}  # where texts may stop it, it has a tokenizer
+    first = options.build(about(folder, **{**sizes, **changes}))
 
     def make(**changes):
         first.engine._about = about(folder, **changes)
@@ -286,6 +289,26 @@ def test_adapters_alone_are_enough(make_adapted, folder):
         drawn = sampler.sample(prompts, 3)
         np.testing.assert_allclose(drawn.logps_GKT, all_plain_logps(model, prompts, drawn, 1.0), atol=1e-4, rtol=0)
         assert np.abs(drawn.logps_GKT - all_plain_logps(load(folder), prompts, drawn, 1.0)).max() > 1e-2
+
+
+@pytest.mark.parametrize("make_adapted", SAMPLERS[1:], indirect=True)
+def test_adapters_change_on_the_way(make_adapted, folder):
+    sampler = make_adapted(adapters=Adapters(rank=4, scale=1.5), max_tokens=LONG, end_tokens=())
+    models = {version: adapted(folder, version) for version in (1, 2)}
+    sampler.load(models[1][1])
+    prompts = questions([5, 33], first=7)
+    sampler.submit(3, prompts, 4)
+    for _ in range(3):
+        sampler.step()
+    sampler.load(models[2][1])  # its probe is computed beside eight candidates
+    while sampler.pending:
+        for _, drawn in sampler.step():
+            versions = drawn.versions_GKT
+    assert {1, 2} <= set(versions.ravel().tolist())
+    for version, (model, _) in models.items():
+        there = versions == version
+        plain = all_plain_logps(model, prompts, drawn, 1.0)
+        np.testing.assert_allclose(drawn.logps_GKT[there], plain[there], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", [TransformersSampling, VLLMSampling])

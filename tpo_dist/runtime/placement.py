@@ -1,6 +1,7 @@
 """Whether the cluster has room for what a run needs, and where its actors go."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -39,12 +40,17 @@ class Need:
         another node; one that finds no room waits for it, which is what Ray's autoscaler goes by.
         """
         count = str(threads)
+        environment = {
+            "OMP_NUM_THREADS": count,
+            "MKL_NUM_THREADS": count,
+            "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),  # vLLM's start warns of NUMA nodes
+        }
         return {
             "num_cpus": self.cpus,
             "num_gpus": self.gpus,
             "resources": dict(self.resources),
             "scheduling_strategy": "SPREAD" if strategy == "SPREAD" else "DEFAULT",
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}},
+            "runtime_env": {"env_vars": environment},
         }
 
 

@@ -77,6 +77,11 @@ class _OneAdapter(punica_cpu.PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ma
             y[:, start : start + width] += scale * (x @ a[0, 0].t()) @ b[0, 0].t()
             start += width
 
+    def add_lora_logits(self, y: Any, x: Any, lora_a_stacked: Any, lora_b_stacked: Any, scale: float, **_: Any) -> None:
+        """y += scale x A B. vLLM's own expects a row for each sequence, and fails for a probe's, one for each token."""
+        a, b = lora_a_stacked[0, 0], lora_b_stacked[0, 0]
+        y[:, : len(b)] += scale * (x @ a.t()) @ b.t()  # the rest of y is padding
+
 
 @dataclass
 class _NoInfo(WeightTransferInitInfo):  # type: ignore[misc]  # as above
