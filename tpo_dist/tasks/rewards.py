@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import math
+import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -168,7 +169,8 @@ def as_score(value: object) -> float:
 def whole_path(path: str) -> str:
     """`file.py:name` with the file's place spelled out, so that processes in other folders find it too."""
     place, _, name = path.rpartition(":")
-    return f"{Path(place).resolve()}:{name}" if place.endswith(".py") and Path(place).is_file() else path
+    here = Path(os.path.expanduser(place))
+    return f"{here.resolve()}:{name}" if place.endswith(".py") and here.is_file() else path
 
 
 def whole_paths(rewards: Mapping[str, float] | None) -> dict[str, float] | None:

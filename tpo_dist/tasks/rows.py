@@ -4,6 +4,7 @@ Files: `.jsonl` (one object a line), `.json` (a list of objects), `.csv`, `.parq
 """
 
 import json
+import os
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -52,7 +53,8 @@ def is_file(path: str) -> bool:
 
 def whole_place(path: str) -> str:
     """The path of a file or folder that is here, spelled out so that processes elsewhere find it; else as it is."""
-    return str(Path(path).resolve()) if Path(path).exists() else path
+    here = Path(os.path.expanduser(path))
+    return str(here.resolve()) if here.exists() else path
 
 
 def shuffled(seed: int, draw: int, count: int) -> int:
