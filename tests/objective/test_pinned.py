@@ -20,6 +20,15 @@ def test_grpo_keeps_log_ratios_up_to_20():
         assert evaluate(grpo, logps, old, scores).loss == pytest.approx(math.exp(kept) - 1.0, rel=1e-6)
 
 
+def test_grpo_keeps_log_ratios_down_to_minus_20():
+    """The KL alone, of one candidate that lost 15 and 25 nats, and of one that stayed."""
+    grpo = make_objective("grpo", beta=1.0)
+    old, scores = torch.full((1, 2, 1), -3.0, dtype=torch.float64), torch.ones(1, 2)
+    for loss, kept in ((15.0, 15.0), (25.0, 20.0)):
+        logps = old - torch.tensor([[[0.0], [loss]]], dtype=torch.float64)
+        assert evaluate(grpo, logps, old, scores).loss == pytest.approx(math.exp(kept) - kept - 1.0, rel=1e-6)
+
+
 def test_an_empty_candidate_has_a_mean_length_logit_of_zero():
     logps = torch.full((1, 2, 3), -1.0)
     mask = torch.tensor([[[True, True, False], [False, False, False]]])

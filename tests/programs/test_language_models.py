@@ -7,6 +7,7 @@ from tpo_dist.config import RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.policies.causal_lm import CausalLMOptions
 from tpo_dist.programs.needs import describe_needs, needs_of
+from tpo_dist.programs.parts import make_objective
 from tpo_dist.programs.resolve import _refuse_learning
 from tpo_dist.runtime.placement import Need
 
@@ -55,6 +56,25 @@ def test_what_a_learner_takes_is_for_all_of_its_ranks():
     config = RunConfig.model_validate({"learner": learner, "rollout": {"workers": 1, "cpus": 1}})
     assert needs_of(config)[0] == Need(8, 4)
     assert "needs 9 CPU and 4 GPU, of which 4 ranks of the learner 2 CPU and 1 GPU each" in describe_needs(config)
+
+
+@pytest.mark.parametrize(
+    ("objective", "option", "toy", "in_words"),
+    [
+        ({"name": "tpo"}, "group_distribution", "sequence", "ratio"),
+        ({"name": "tpo_no_anchor"}, "group_distribution", "sequence", "ratio"),
+        ({"name": "tpo_steady"}, "group_distribution", "length_mean", "length_mean"),
+        ({"name": "tpo", "group_distribution": "sequence"}, "group_distribution", "sequence", "sequence"),
+        ({"name": "dg"}, "gate", "token", "candidate"),
+        ({"name": "dg", "gate": "token"}, "gate", "token", "token"),
+    ],
+)
+def test_long_completions_have_defaults_of_their_own(objective, option, toy, in_words):
+    found = [
+        getattr(make_objective(RunConfig.model_validate({"task": {"name": task}, "objective": objective})), option)
+        for task in ("token_reversal", "gsm8k")
+    ]
+    assert found == [toy, in_words]
 
 
 def test_options_read_from_a_job_are_checked():

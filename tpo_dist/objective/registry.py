@@ -32,6 +32,8 @@ class Method:
 
     kind: type[Objective]
     options: Mapping[str, Any] = field(default_factory=dict)
+    in_words: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    """Defaults that are others where a language model answers in words."""
     paper: str = field(kw_only=True)
     """Authors, year, arXiv id."""
     rule: str = field(kw_only=True)
@@ -47,6 +49,7 @@ class Method:
 OBJECTIVES: dict[str, Method] = {
     "tpo": Method(
         TPO,
+        in_words={"group_distribution": "ratio"},
         paper=TPO_PAPER,
         rule="-Σ q log p, q ∝ p_old exp(u/η)",
         when="several epochs per batch, sparse rewards; ratio for long outputs",
@@ -62,6 +65,7 @@ OBJECTIVES: dict[str, Method] = {
     ),
     "tpo_no_anchor": Method(
         TPONoAnchor,
+        in_words={"group_distribution": "ratio"},
         paper=TPO_PAPER,
         rule="-Σ q log p, q ∝ exp(u/η)",
         when="ablation: what the snapshot in the target is worth",
@@ -102,6 +106,7 @@ OBJECTIVES: dict[str, Method] = {
     ),
     "dg": Method(
         DG,
+        in_words={"gate": "candidate"},
         paper="Osband 2026, arXiv 2603.14608",
         rule="-Σ sg[σ(-A log π/η) A] log π, A = r - batch mean",
         when="single samples, one epoch",

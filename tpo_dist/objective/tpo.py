@@ -29,7 +29,7 @@ class TPO:
     eta: float = 1.0
     """Temperature of the target; smaller trusts the scores more."""
     group_distribution: GroupDistribution = "sequence"
-    """sequence (the paper's), length_mean or ratio: see `distribution.py`."""
+    """sequence (the paper's), length_mean or ratio (the default for language models): see `distribution.py`."""
     score_floor: float = 0.0
     """f in u = (s - mean) / sqrt(var + f^2) (ours): scores that differ by much less than f hardly count."""
     kl_budget: float | None = None
