@@ -49,7 +49,7 @@ FLOORS = {
 }
 ALLOWED_ON_FLOOR_0 = {
     "objective": {"torch"},
-    "records": {"numpy"},
+    "records": {"numpy", "xxhash"},
     "randomness": {"numpy"},
     "ragged": {"numpy"},
     "config": {"pydantic"},

@@ -238,6 +238,18 @@ def test_every_row_is_looked_at_before_the_run(folder, tmp_path):
     tokenized(folder, path, text={"max_prompt_tokens": 450}, held_out_rows=2).check()
 
 
+def test_every_stage_of_a_curriculum_is_looked_at_before_the_run(folder):
+    """Also one that begins after the draws that are looked at in any case."""
+    pytest.importorskip("reasoning_gym")
+    stages = [{"draws": 10_000, "parameters": {"max_terms": 2}}, {"parameters": {"min_terms": 60, "max_terms": 60}}]
+    options = {"dataset": "chain_sum", "instructions": None, "curriculum": stages}
+    words = build_text_task("reasoning_gym", options)
+    pool = ScorerPool("reasoning_gym", options, 0, ScoringConfig())
+    made = TokenizedTask(words, load_tokenizer(str(folder)), TextConfig(max_prompt_tokens=160), 0, pool)
+    with pytest.raises(UsageError, match=r"the prompt of draw 10000 has \d+ tokens"):
+        made.check()
+
+
 def test_a_context_that_is_too_small_is_refused(folder, rows):
     with pytest.raises(UsageError, match="= 1300: the model .* reads at most 1024 tokens"):
         tokenized(folder, rows, text={"max_prompt_tokens": 300, "max_completion_tokens": 1000})

@@ -3,10 +3,12 @@
 import asyncio
 import math
 import os
+import subprocess
 import time
 
 here = 3
 VALUES = {"nan": math.nan, "inf": math.inf, "none": None, "text": "1.0", "huge": 10**400, "complex": 1j, "true": True}
+VALUES["wide"] = 1e39
 
 
 def right(prompt, completion, answer):
@@ -42,6 +44,18 @@ def troubled(prompt, completion, answer):
         return len(bytearray(8 << 30))
     if completion == "raise":
         raise KeyError("no such thing")
+    if completion == "interrupt":
+        raise KeyboardInterrupt
+    if completion == "fork" and (child := os.fork()):  # and both of them come back
+        os.waitpid(child, 0)
+        return 0.25
+    if completion.startswith("children "):
+        for wait in (False, True):
+            child = subprocess.Popen(["sleep", "4242"])
+            with open(completion[9:], "a") as file:
+                file.write(f"{child.pid}\n")
+            if wait:
+                child.wait()
     if completion == "recursion":
         return troubled(prompt, completion, answer)
     if completion in VALUES:
@@ -64,6 +78,21 @@ async def judge(prompt, completion, answer):
     if completion == "timeout":
         raise TimeoutError("of its own")
     await asyncio.sleep(0.2)
+    return float(completion == answer)
+
+
+waiting: list[asyncio.Future[None]] = []
+
+
+async def together(prompt, completion, answer):
+    """Comes back when 48 wait for it, and never where they are asked for one after another."""
+    waiting.append(asyncio.get_running_loop().create_future())
+    if len(waiting) == 48:
+        for each in waiting:
+            each.set_result(None)
+        waiting.clear()
+    else:
+        await waiting[-1]
     return float(completion == answer)
 
 

@@ -1,6 +1,7 @@
 """Answers in completions: one or none, in time linear in the text, and no number for what only looks like one."""
 
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
@@ -38,6 +39,18 @@ from tpo_dist.tasks.extraction import boxed, flexible_number, marked_number, num
         ("#### " + "9" * 200, None),
         ("#### \u00a018", None),  # a blank that no strip of ours takes away
         ("\x00#### 18", 18),
+        ("#### −18", -18),  # a minus sign, as typographers write it
+        ("#### +18", 18),
+        (r"#### \$18", 18),
+        (r"#### -\$1,018.50", "-1018.50"),
+        ("#### 1\u202f018\u00a0000", 1018000),  # a number, whose thousands stand apart
+        ("#### 1 018", None),  # or two
+        ("#### 1/2", None),
+        ("#### 18%", None),
+        ("#### **18**", None),
+        (r"#### \boxed{18}", None),
+        ("####\n18", None),
+        ("#### 1,00,000", None),
     ],
 )
 def test_the_marked_number(text, found):
@@ -55,12 +68,37 @@ def test_the_marked_number(text, found):
         (r"\boxed{x} of 20", 20),
         ("1,234,567 in all", 1234567),
         ("12,34", 34),
+        ("It costs $1,000.00.", 1000),
+        ("-$5 in all", -5),
+        ("it is −5 degrees", -5),  # and not 5
+        ("10-3", 3),  # no number is negative here
+        ("x-2", 2),
+        ("(4)-2", 2),
+        ("a loss of -2", -2),
+        ("#### 18 dollars, or 3 each.", 3),
+        ("#### 18 dollars.\nThat is 3 times as much.", 18),
+        ("####\n18", 18),
+        (r"#### \boxed{18}", 18),
+        ("#### **18**", 18),
+        ("18 #### no number", 18),
+        (r"\boxed{\$18} and 3 cents", 18),
+        (r"\boxed{18\text{ dollars}} for 3", 18),
+        (r"\boxed{x = 18} and 3", 18),
+        (r"\boxed{1{,}018} 3", 1018),
+        (r"$1\,018$", 1018),
+        ("1/2", Fraction(1, 2)),  # and not 2
+        (r"\boxed{\frac{3}{4}}", Fraction(3, 4)),
+        (r"\dfrac{1,000}{2.5}", 400),
+        ("36/2", 18),
+        ("$12/hour", 12),
+        ("1/0", None),
+        ("50%", 50),
         ("no number", None),
         ("", None),
     ],
 )
 def test_the_flexible_number(text, found):
-    assert flexible_number(text) == (None if found is None else Decimal(found))
+    assert flexible_number(text) == found
 
 
 @pytest.mark.parametrize(
@@ -107,6 +145,8 @@ HUGE = {
     "closed tags": "</answer>" * 110_000,
     "boxes": r"\boxed{" * 140_000,
     "braces": r"\boxed{" + "{" * 1_000_000,
+    "fractions": r"\frac{1" * 150_000,
+    "slashes": "1/" * 500_000,
     "blanks": " " * 1_000_000,
 }
 

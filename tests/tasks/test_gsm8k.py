@@ -64,6 +64,10 @@ def test_one_answer_counts(completion, marker, flexible, folder):
 
 MATHEMATICS = [
     ("#### 1018", RIGHT),
+    ("#### +1018", RIGHT),
+    (r"#### \$1,018", RIGHT),
+    ("#### 1018 dollars." + " It is so." * 50, RIGHT),
+    ("so −1018", WRONG),
     (r"so \boxed{1018}", RIGHT),
     (r"$\frac{2036}{2}$", RIGHT),
     (r"\boxed{1017} or \boxed{1018}", WRONG),

@@ -64,6 +64,13 @@ def test_any_task_that_waits_makes_the_mixture_wait(tasks):
     assert mixture.awaits()
 
 
+def test_what_changes_in_one_task_changes_in_the_mixture(tasks):
+    assert Mixture(tasks=tasks).turns() == (0,)
+    for name, draws in (("a", 7), ("b", 5)):
+        tasks[name] = {"name": "reasoning_gym", "dataset": "chain_sum", "curriculum": [{"draws": draws}, {}]}
+    assert Mixture(tasks=tasks).turns() == (0, 5, 7)
+
+
 def test_one_system_prompt_for_all(tasks):
     assert Mixture(tasks=tasks).system_prompt is None
     tasks["ones"]["system"] = tasks["twos"]["system"] = "be brief"

@@ -38,6 +38,29 @@ def test_the_draws_beyond_a_data_set_s_size_are_not_those_before():
     assert len(set(asked)) > 30
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_draw_asks_what_is_held_out_however_few_puzzles_there_are(seed):
+    """Two hundred sums of two digits, of which a run would soon have asked them all."""
+    task = make("chain_sum", parameters=SUMS)
+    held = {task.held_out(index).prompt for index in range(200)}
+    asked = {task.question(seed, draw).prompt for draw in range(2000)}
+    assert len(held) > 25
+    assert len(asked) > 130
+    assert not held & asked
+    other = make("chain_sum", parameters=SUMS, curriculum=[{"draws": 1000}, {"parameters": {"max_terms": 3}}])
+    assert not {other.held_out(index).prompt for index in range(200)} & asked
+
+
+def test_where_there_is_one_puzzle_it_is_trained_on(monkeypatch):
+    monkeypatch.setattr(reasoning_gym, "_is_held_out", lambda prompt: held_out)
+    task = make("chain_sum", parameters=SUMS)
+    held_out = False
+    with pytest.raises(UsageError, match="held-out question 3: Reasoning Gym's chain_sum has so few puzzles"):
+        task.held_out(3)
+    held_out = True
+    assert task.question(0, 0).prompt
+
+
 def test_a_colouring_has_the_library_s_score():
     task = make("graph_color")
     question = task.question(0, 0)
@@ -122,6 +145,8 @@ def test_difficulty_follows_the_draws():
     terms = [task.question(0, draw).answer[1]["metadata"]["num_terms"] for draw in range(60)]
     assert terms[:10] == [2] * 5 + [6] * 5
     assert set(terms[10:]) == {2, 3, 4, 5, 6}
+    assert task.turns() == (0, 5, 10)
+    assert make("chain_sum").turns() == (0,)
     assert {task.held_out(index).answer[1]["metadata"]["num_terms"] for index in range(40)} == {2, 3, 4, 5, 6}
 
 

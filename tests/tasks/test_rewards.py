@@ -54,7 +54,7 @@ def test_anything_else_is_none(value):
     assert error.value.cause == f"scorer returned {type(value).__name__}"
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, np.float32("nan")])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, 1e39, np.float32("nan")])
 def test_a_score_is_finite(value):
     with pytest.raises(NoScore) as error:
         as_score(value)
@@ -84,6 +84,12 @@ def test_rewards_that_wait_are_waited_for():
     assert grade(task, "7", "7").score == 0.5
     assert not Judge(Plain({"task": 1.0, f"{SCORERS}:right": 1.0})).concurrent
     assert awaits(load_scorer(f"{SCORERS}:judge_object"))
+
+
+def test_rewards_that_are_finite_one_by_one_make_no_score_that_is_not():
+    task = Plain({"task": 1e300, "answer_tag": 1.0}, own=3e38)
+    with pytest.raises(NoScore, match="inf"):
+        grade(task)
 
 
 def test_a_reward_that_is_none_makes_no_score():
@@ -131,6 +137,8 @@ BROKEN = {
     "no such file": ("nowhere.py:score", "there is no file"),
     "no such function": (f"{SCORERS}:wright", "did you mean 'right'"),
     "no function": (f"{SCORERS}:here", "is a int, not a function"),
+    "no function named": (f"{SCORERS}", "names a file, and no function in it"),
+    "a class": (f"{SCORERS}:Judge", "is a class, not a function"),
     "other arguments": (f"{SCORERS}:two_arguments", "does not take prompt, completion and answer"),
     "no such module": ("no_such_module.scorers:score", "module no_such_module.scorers cannot be imported"),
     "no path": ("anser_tag", "did you mean 'answer_tag'"),
@@ -149,6 +157,9 @@ def test_a_file_that_cannot_be_imported_is_refused(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("import math\nraise RuntimeError('not today')\n")
     with pytest.raises(UsageError, match="RuntimeError: not today"):
+        load_scorer(f"{broken}:score")
+    broken.write_text("import sys\nsys.exit(3)\n")  # what ends a script must not end the command
+    with pytest.raises(UsageError, match="SystemExit: 3"):
         load_scorer(f"{broken}:score")
     broken.write_text("def score(:\n")
     with pytest.raises(UsageError, match="SyntaxError"):

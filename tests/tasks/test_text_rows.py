@@ -104,7 +104,8 @@ def test_the_scorer_gets_prompt_completion_and_answer(tmp_path):
 
 
 def test_a_prompt_may_be_messages(tmp_path):
-    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes?"}]
+    said = (("user", "hello"), ("assistant", "yes?"), ("user", "what is 2 + 2?"))
+    messages = [{"role": role, "content": content} for role, content in said]
     made = task(write(tmp_path / "rows.jsonl", [{"prompt": messages, "answer": 1}]))
     made.check()
     assert made.question(0, 0).prompt == tuple(messages)
@@ -131,6 +132,10 @@ BAD_FILES = {
     "an empty prompt": ('{"prompt": "  ", "answer": 1}\n', "row 1, field 'prompt': is a str that asks nothing"),
     "a number": ('{"prompt": 7, "answer": 1}\n', "is a int that asks nothing"),
     "a message without content": ('{"prompt": [{"role": "user"}], "answer": 1}\n', "a message without content"),
+    "an answer that is there": (
+        '{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "answer": 1}\n',
+        "row 1, field 'prompt': ends with what the assistant said",
+    ),
     "an unknown role": ('{"prompt": [{"role": "boss", "content": "a"}], "answer": 1}\n', "a message of role 'boss'"),
     "nesting": ('{"prompt": ' + "[" * 100_000 + "\n", "line 1: is not JSON"),
 }
@@ -160,6 +165,11 @@ def test_options_that_contradict_each_other_are_refused(tmp_path):
     path = write(tmp_path / "rows.jsonl")
     with pytest.raises(UsageError, match="give one of the two"):
         task(path, held_out_rows=1, held_out_split="test")
+    with pytest.raises(UsageError, match="rows.jsonl is one file, of which all rows would be trained on and held out"):
+        task(path, held_out_split="test").check()  # it has no splits
+    (tmp_path / "train.jsonl").write_text(path.read_text())
+    with pytest.raises(UsageError, match=r"held_out_split = 'train': these rows are trained on"):
+        task(tmp_path, held_out_split="train").check()
     with pytest.raises(UsageError, match="give 0 or more"):
         task(path, held_out_rows=-1)
     with pytest.raises(UsageError, match="none would be left to train on"):

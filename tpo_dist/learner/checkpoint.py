@@ -37,7 +37,7 @@ from tpo_dist.policies.contract import Policy
 from tpo_dist.policies.weights import to_array
 from tpo_dist.records import Snapshot, weights_digest
 
-FORMAT = 4
+FORMAT = 5
 _STATE = "state.json"
 _HEADER = (*COUNTERS, "published", "settled")
 

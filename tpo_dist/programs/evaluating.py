@@ -11,7 +11,7 @@ from tpo_dist.errors import UsageError
 from tpo_dist.evaluation import Evaluation, evaluate
 from tpo_dist.learner.checkpoint import list_checkpoints, load_checkpoint
 from tpo_dist.metrics import Metrics
-from tpo_dist.programs.folder import find_run
+from tpo_dist.programs.folder import find_run, holds_model
 from tpo_dist.programs.job import configure, load_job
 from tpo_dist.programs.parts import alone, make_learner, make_sampler, make_task
 from tpo_dist.programs.ready import refuse_unready
@@ -36,18 +36,19 @@ def find_subject(target: str, job: str | None, overrides: Sequence[str], runs_di
 
     Raises UsageError where there is no such run, model or checkpoint, or its task has no held-out questions.
     """
-    if _holds_model(Path(target)):
+    if holds_model(Path(target)):
         if job is None:
             reason = "is a model, and says nothing of a task"
             raise UsageError(target, reason, "name the job whose questions it is to answer, with --job JOB.yaml")
         if step is not None:
             raise UsageError(f"--step {step}", f"{target} is a model, which has no steps", "leave it out")
         path = f"policy.path={json.dumps(str(Path(target).resolve()))}"
-        subject = Subject(target, load_job(Path(job), [*overrides, path, "policy.lora_rank=null"]), None)
+        plain = ("policy.lora_rank=null", "policy.lora_alpha=null", "policy.lora_modules=all-linear")
+        subject = Subject(target, load_job(Path(job), [*overrides, path, *plain]), None)
     else:
+        folder = find_run(target, runs_dir, "eval")
         if job is not None:
             raise UsageError(f"--job {job}", "a run has a job of its own", "leave it out, or name a model folder")
-        folder = find_run(target, runs_dir, "eval")
         subject = Subject(str(folder), configure(_settings(folder), overrides), _checkpoint(folder, step))
     if not in_words(subject.config):
         reason = f"its task {subject.config.task.name!r} has no held-out questions"
@@ -61,7 +62,7 @@ def run_evaluation(subject: Subject) -> Evaluation:
     config = subject.config
     task = make_task(config)
     assert isinstance(task, TokenizedTask), "find_subject() refuses others"
-    refuse_evaluation(config.model_copy(update={"evaluation": _once(config)}), task)
+    refuse_evaluation(config, task, now=True)
     learner = make_learner(alone(config))
     if subject.checkpoint is not None:
         load_checkpoint(subject.checkpoint, learner)
@@ -82,19 +83,6 @@ def make_evaluator(config: RunConfig) -> Callable[[Snapshot], Metrics]:
     sampler = make_sampler(config, task, config.evaluation.temperature)
     task.start()
     return lambda snapshot: evaluate(sampler, task, config.evaluation, snapshot).metrics
-
-
-def _once(config: RunConfig) -> Any:
-    """Its settings for evaluation as if it had them every step, so that what cannot be is refused."""
-    return config.evaluation.model_copy(update={"every_steps": config.evaluation.every_steps or 1})
-
-
-def _holds_model(folder: Path) -> bool:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and "model_type" in config
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -22,11 +22,22 @@ EVALUATIONS = "evaluations.jsonl"
 def find_run(name: str, runs_dir: str, what: str = "--resume") -> Path:
     """The folder of the run of that name, or in that folder. Raises UsageError, which begins with `what`, for none."""
     for folder in (Path(name), Path(runs_dir) / name):
+        if holds_model(folder):
+            raise UsageError(f"{what} {name}", "this folder holds a model, and no run", "name a run's folder")
         if (folder / "config.json").is_file():
             return folder.resolve()
     known = runs_in(runs_dir)
     fix = f"the newest here is {known[-1].name}" if known else f"there are no runs in {runs_dir}"
     raise UsageError(f"{what} {name}", "there is no such run", fix)
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder's config.json is a model's, and no run's."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "model_type" in config
 
 
 def runs_in(runs_dir: str) -> list[Path]:

@@ -67,9 +67,9 @@ def resolve(config: RunConfig) -> RunConfig:
     _refuse_contradictions(resolved, objective)
     _refuse_learning(resolved, policy)
     _refuse_fleet(resolved)
-    refuse_evaluation(resolved, task)
     if in_words(resolved):
         refuse_questions(resolved)
+    refuse_evaluation(resolved, task)
     if isinstance(task, ContextTask):
         make_policy(resolved)  # contexts without features, or data that is missing, show now
     return resolved

@@ -2,12 +2,18 @@
 
 from functools import lru_cache
 
+import numpy as np
+
 from tpo_dist.config import RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.policies.tokenizer import load_tokenizer
 from tpo_dist.rollout.scorer_pool import ScorerPool
 from tpo_dist.rollout.text_task import TokenizedTask
 from tpo_dist.tasks import TEXT_TASKS, Task, TextTask, build_text_task
+from tpo_dist.tasks.text import HELD_OUT
+
+_LOOKED_AT = 128
+"""Held-out questions that are asked for before a run, at most."""
 
 
 def in_words(config: RunConfig) -> bool:
@@ -43,22 +49,24 @@ def _check(settings: str, path: str, revision: str | None) -> None:
     TokenizedTask(words, load_tokenizer(path, revision), config.text, config.seed, pool).check()
 
 
-def refuse_evaluation(config: RunConfig, task: Task) -> None:
-    """Raise UsageError for evaluations that there cannot be."""
+def refuse_evaluation(config: RunConfig, task: Task, *, now: bool = False) -> None:
+    """Raise UsageError for evaluations that there cannot be. `now`: of one that is asked for by itself."""
     evaluation = config.evaluation
     if evaluation.samples > 1 and evaluation.temperature == 0:
         reason = "greedy completions of one question are all the same"
         fix = "give evaluation.temperature above 0, or evaluation.samples=1"
         raise UsageError(f"evaluation.samples = {evaluation.samples}", reason, fix)
-    if evaluation.every_steps is None:
+    if evaluation.every_steps is None and not now:
         return
-    where = f"evaluation.every_steps = {evaluation.every_steps}"
+    where = f"task.name = {config.task.name!r}" if now else f"evaluation.every_steps = {evaluation.every_steps}"
     if not isinstance(task, TokenizedTask):
         raise UsageError(where, f"task {config.task.name!r} has no held-out questions", "leave it out")
     count = task.words.held_out_count()
     if count == 0:
-        fix = "set task.held_out_rows or task.held_out_split, or leave it out"
+        fix = "set task.held_out_rows or task.held_out_split" + ("" if now else ", or leave it out")
         raise UsageError(where, "the task has no held-out questions", fix)
     if count is not None and count < evaluation.questions:
         where = f"evaluation.questions = {evaluation.questions}"
         raise UsageError(where, f"the task has {count} held-out questions", f"give at most {count}")
+    if count is None:  # made by program; all others are looked at with those of training
+        task.prompts(config.seed, HELD_OUT + np.arange(min(evaluation.questions, _LOOKED_AT)))

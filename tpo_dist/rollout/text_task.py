@@ -23,7 +23,7 @@ from tpo_dist.tasks.contract import Defect, GroupScores, Scores
 from tpo_dist.tasks.rewards import part_names
 from tpo_dist.tasks.text import HELD_OUT, Question, TextTask, ask
 
-_CHECKED_ROWS, _CHECKED_DRAWS = 20_000, 500
+_CHECKED_ROWS, _CHECKED_DRAWS, _CHECKED_LATER = 20_000, 500, 100
 _REMEMBERED = 4096
 _SLACK = 16
 """Tokens by which a prompt in its template may differ from the sum of both: they may merge where they meet."""
@@ -130,10 +130,11 @@ class TokenizedTask:
 
     def check(self) -> None:
         """Raise UsageError where the task is not what its options promise, or a prompt is too long: every row of a
-        data set that is not huge, and the first draws of one without end."""
+        data set that is not huge, and the first draws of each kind of one without end."""
         self.words.check()
         count, held_out = self.words.question_count(), self.words.held_out_count()
         draws = list(range(_CHECKED_DRAWS if count is None else min(count, _CHECKED_ROWS)))
+        draws += [turn + number for turn in self.words.turns()[1:] for number in range(_CHECKED_LATER)]
         draws += [HELD_OUT + index for index in range(0 if held_out is None else min(held_out, _CHECKED_ROWS))]
         asked = [self._question(draw).prompt for draw in draws]
         alone = self.tokenizer.lengths([each if isinstance(each, str) else "" for each in asked])
@@ -172,6 +173,8 @@ def _refuse_text(tokenizer: TextTokenizer, text: TextConfig) -> None:
     if text.chat and not tokenizer.has_template:
         reason = f"the tokenizer of {tokenizer.path} has no chat template"
         raise UsageError("text.chat = true", reason, "leave it out, or give a model that was trained to chat")
+    if "" in text.stop:
+        raise UsageError(f"text.stop = {text.stop}", "every text ends with the empty one", "leave it out")
     needed = text.max_prompt_tokens + text.max_completion_tokens
     if tokenizer.context is not None and needed > tokenizer.context:
         raise UsageError(

@@ -22,8 +22,8 @@ class GSM8K(OneSource):
     path: str = "openai/gsm8k"
     """A folder with train and test as .jsonl or .parquet, or the data set's name on the hub."""
     accept: Literal["marker", "flexible", "math"] = "marker"
-    """marker: one number behind the last ####, nothing else on that line (exact match). flexible: else the last boxed,
-    else the last number. math: whatever math-verify takes for equal, such as fractions."""
+    """marker: one number behind the last ####, nothing else on that line (exact match). flexible: the last number of
+    that line, else of the last box, else of all. math: or whatever math-verify takes for equal, such as fractions."""
     instruction: str = _INSTRUCTION
     """Said after each question."""
     rewards: dict[str, float] | None = None
@@ -75,9 +75,9 @@ class GSM8K(OneSource):
 
     def score(self, question: Question, completion: str) -> float:
         """1 where the completion's answer is the right number, else 0."""
-        if self.accept == "math":
+        found = flexible_number(completion) if self.accept == "flexible" else marked_number(completion)
+        if self.accept == "math" and found is None:
             return float(same_mathematics(str(question.answer), completion))
-        found = marked_number(completion) if self.accept == "marker" else flexible_number(completion)
         return float(found is not None and found == question.answer)
 
     def _rows(self, split: str) -> tuple[dict[str, str], ...]:

@@ -6,7 +6,8 @@ from tpo_dist.tasks.extraction import MARKER
 from tpo_dist.tasks.text import require
 
 _LONGEST = 300
-"""Characters at the end of a completion in which the answer is looked for: what comes before is how it came to be."""
+"""Characters behind the last marker, or else at the end of a completion, in which the answer is looked for: what comes
+before is how it came to be."""
 
 
 def same_mathematics(right: str, completion: str) -> bool:
@@ -18,6 +19,7 @@ def same_mathematics(right: str, completion: str) -> bool:
     library = require("math_verify", "math-verify")
     for name in ("math_verify.parser", "math_verify.grader"):
         logging.getLogger(name).setLevel(logging.ERROR)  # it warns of time limits being off for every answer
-    tail = completion[-_LONGEST:].rpartition(MARKER)[2]
-    found = library.parse(tail, parsing_timeout=None)
+    _, marker, rest = completion.rpartition(MARKER)
+    tail = rest[:_LONGEST] if marker else rest[-_LONGEST:]
+    found = library.parse(tail.replace("−", "-"), parsing_timeout=None)
     return bool(library.verify(library.parse(f"${right}$", parsing_timeout=None), found, timeout_seconds=None))

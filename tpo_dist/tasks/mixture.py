@@ -101,6 +101,10 @@ class Mixture:
         found = self.member(label).held_out(place)
         return Question(prompt=found.prompt, answer=found.answer, source=label)
 
+    def turns(self) -> tuple[int, ...]:
+        """Those of all tasks."""
+        return tuple(sorted({turn for label in self.tasks for turn in self.member(label).turns()}))
+
     def score(self, question: Question, completion: str) -> Any:
         """The score of the task that asked."""
         return self.member(question.source).score(question, completion)

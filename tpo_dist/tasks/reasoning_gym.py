@@ -5,6 +5,7 @@ library's own parameters and scores: 1 for a colouring and 0.01 for any JSON; 0.
 """
 
 import dataclasses
+import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from tpo_dist.tasks.text import HELD_OUT, OneSource, Question, require
 T = TypeVar("T")
 _FIRST_QUESTION_SECONDS = 60.0
 _SEEDS = 1 << 31  # of the library: Random(seed + index), and some of its data sets take 32 bits
+_HELD_OUT_SHARE, _ATTEMPTS = 5, 64
+"""One puzzle of so many is held out, whatever its draw; and how often one of the wanted kind is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +93,14 @@ class ReasoningGym(OneSource):
         return self._ask(seed, draw, stage_of(self._stages(), draw))
 
     def held_out(self, index: int) -> Question:
-        """A puzzle of the last stage, the same for every seed; where puzzles are few, training may meet it too."""
+        """A puzzle of the last stage, the same for every seed, which no draw of any seed asks. Raises UsageError where
+        puzzles are so few that none is held out."""
         return self._ask(0, HELD_OUT + index, self._stages()[-1])
+
+    def turns(self) -> tuple[int, ...]:
+        """The first draw of each stage."""
+        draws = [stage.draws or 0 for stage in self._stages()]
+        return tuple(sum(draws[:number]) for number in range(len(draws)))
 
     def score(self, question: Question, completion: str) -> float:
         """The library's score of the answer; 0 where there is none. Raises whatever the library raises."""
@@ -108,11 +117,25 @@ class ReasoningGym(OneSource):
         return stages_of(self.parameters, self.levels, self.curriculum)
 
     def _ask(self, seed: int, draw: int, stage: Stage) -> Question:
-        size = _config(self.dataset, stage).size
-        chunk, index = divmod(draw, size)
-        data = _chunk(self.dataset, stage, seed, chunk)
-        entry = data[index]
-        return Question(prompt=str(entry["question"]).strip(), answer=(data, entry), source=self.dataset)
+        """The first puzzle that is for training, or held out, as the draw is."""
+        chunk, index = divmod(draw, _config(self.dataset, stage).size)
+        for attempt in range(_ATTEMPTS):
+            data = _chunk(self.dataset, stage, seed, chunk, attempt)
+            entry = data[index]
+            prompt = str(entry["question"]).strip()
+            if _is_held_out(prompt) == (draw >= HELD_OUT):
+                break
+        else:
+            if draw >= HELD_OUT:
+                reason = f"Reasoning Gym's {self.dataset} has so few puzzles of these parameters that none is held out"
+                raise UsageError(f"held-out question {draw - HELD_OUT}", reason, "give parameters that allow more")
+        return Question(prompt=prompt, answer=(data, entry), source=self.dataset)
+
+
+def _is_held_out(prompt: str) -> bool:
+    """By the puzzle itself: where there are few, the same one comes up for training and for evaluation."""
+    digest = hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % _HELD_OUT_SHARE == 0
 
 
 def _anything(data: Any, answer: str, entry: Any) -> bool:
@@ -129,10 +152,10 @@ GUARDS: dict[str, Callable[[Any, str, Any], bool]] = {"knights_knaves": _each_pe
 """What an answer has to be before the library's score of it counts: closes holes through which credit could be had."""
 
 
-@lru_cache(maxsize=8)
-def _chunk(name: str, stage: Stage, seed: int, chunk: int) -> Any:
-    """The data set that holds `size` draws of the run, with a seed of its own."""
-    word = draw_words(seed, "prompt", np.array([chunk]), 1)[0, 0]
+@lru_cache(maxsize=64)
+def _chunk(name: str, stage: Stage, seed: int, chunk: int, attempt: int) -> Any:
+    """The data set that holds `size` draws of the run, with a seed of its own; each attempt has another."""
+    word = draw_words(seed, "prompt", np.array([chunk + (attempt << 48)]), 1)[0, 0]
     return _dataset(name, stage, int(word) % _SEEDS)
 
 

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import math
+import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from tpo_dist.components import nearest
 from tpo_dist.errors import UsageError
 from tpo_dist.tasks.text import Question, TextTask
 
 OWN = "task"
 """The name of a task's own score among the rewards."""
+_LARGEST = float(np.finfo(np.float32).max)  # in which scores travel
 Scorer = Callable[[Any, str, Any], float | Awaitable[float]]
 """`score(prompt, completion, answer)`."""
 
@@ -99,7 +103,7 @@ class Judge:
             total += weight * number
             if member.rewards is not None:
                 parts[self._named[question.source][name]] = number
-        return Grade(score=total / sum(weights.values()), parts=parts)
+        return Grade(score=as_score(total / sum(weights.values())), parts=parts)
 
 
 def reward_names(task: TextTask) -> dict[str, str]:
@@ -145,7 +149,8 @@ def check_scorers(task: TextTask) -> None:
 
 
 def as_score(value: object) -> float:
-    """The number that a scorer returned, where True is 1. Raises NoScore for anything but a finite one."""
+    """The number that a scorer returned, where True is 1. Raises NoScore for anything but one that is finite, in
+    float32 too."""
     if not isinstance(value, Real):
         item = getattr(value, "item", None)
         value = item() if callable(item) and getattr(value, "shape", None) == () else value  # a tensor of one number
@@ -156,7 +161,7 @@ def as_score(value: object) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number):
+    if not abs(number) <= _LARGEST:
         raise NoScore("score is not finite", f"the scorer returned {str(value)[:200]}")
     return number
 
@@ -164,7 +169,8 @@ def as_score(value: object) -> float:
 def whole_path(path: str) -> str:
     """`file.py:name` with the file's place spelled out, so that processes in other folders find it too."""
     place, _, name = path.rpartition(":")
-    return f"{Path(place).resolve()}:{name}" if place.endswith(".py") and Path(place).is_file() else path
+    here = Path(os.path.expanduser(place))
+    return f"{here.resolve()}:{name}" if place.endswith(".py") and here.is_file() else path
 
 
 def whole_paths(rewards: Mapping[str, float] | None) -> dict[str, float] | None:
@@ -181,6 +187,8 @@ def load_scorer(path: str) -> Scorer:
     if path in REWARDS:
         return REWARDS[path]
     place, colon, name = path.rpartition(":")
+    if path.endswith(".py"):
+        raise UsageError(where, "names a file, and no function in it", f"write {path}:score, if that is its name")
     if not colon:
         place, _, name = path.rpartition(".")
     if not place or not name.isidentifier():
@@ -192,8 +200,9 @@ def load_scorer(path: str) -> Scorer:
         functions = [each for each, value in vars(module).items() if inspect.isfunction(value)]
         raise UsageError(where, f"there is no {name} in {place}", nearest(name, functions))
     fix = "write a function score(prompt, completion, answer) that returns a number"
-    if not callable(found):
-        raise UsageError(where, f"is a {type(found).__name__}, not a function", fix)
+    if not callable(found) or inspect.isclass(found):
+        kind = "class" if inspect.isclass(found) else type(found).__name__
+        raise UsageError(where, f"is a {kind}, not a function", fix)
     try:
         inspect.signature(found).bind("prompt", "completion", "answer")
     except TypeError as error:
@@ -215,7 +224,7 @@ def _load_file(where: str, path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickles in it look for their module there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001  # a user's file may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # a user's file may raise anything
         raise UsageError(where, _said(error, f"{path} cannot be imported"), "correct the file") from None
     return module
 
@@ -223,9 +232,9 @@ def _load_file(where: str, path: Path) -> ModuleType:
 def _load_module(where: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         raise UsageError(where, _said(error, f"module {name} cannot be imported"), "install or correct it") from None
 
 
-def _said(error: Exception, what: str) -> str:
+def _said(error: BaseException, what: str) -> str:
     return f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:300]})"

@@ -4,6 +4,7 @@ Files: `.jsonl` (one object a line), `.json` (a list of objects), `.csv`, `.parq
 """
 
 import json
+import os
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +34,7 @@ def load_rows(
     place = Path(path)
     if place.is_dir():
         rows = _read(_split_file(place, split))
-    elif place.is_file() or place.suffix in _ENDINGS:
+    elif is_file(path):
         rows = _read(place)
     else:
         rows = _from_hub(path, split, subset)
@@ -44,9 +45,16 @@ def load_rows(
     return tuple(rows if kept is None else ({name: row[name] for name in kept} for row in rows))
 
 
+def is_file(path: str) -> bool:
+    """Whether it names a file, there or not; a folder and a data set on the hub have splits, a file has none."""
+    place = Path(path)
+    return not place.is_dir() and (place.is_file() or place.suffix in _ENDINGS)
+
+
 def whole_place(path: str) -> str:
     """The path of a file or folder that is here, spelled out so that processes elsewhere find it; else as it is."""
-    return str(Path(path).resolve()) if Path(path).exists() else path
+    here = Path(os.path.expanduser(path))
+    return str(here.resolve()) if here.exists() else path
 
 
 def shuffled(seed: int, draw: int, count: int) -> int:

@@ -10,12 +10,14 @@ JSON object a line, both ways, over the socket FD:
     from it   {"ready": true, "concurrent": bool} or {"refused": [where, reason, fix]} or {"broken": traceback}
               {"job", "score", "parts"} or {"job", "cause", "detail"} with "again" where it may be tried again
 
-Where scorers are `async`, jobs run side by side; else one after another. It ends when the socket does. If it hangs in
-code that nothing interrupts, the kernel's alarm ends it, also when nobody is left to kill it.
+Where scorers are `async`, jobs run side by side; else one after another. It ends when the socket does, or who started
+it, and takes along what scorers have started. If it hangs in code that nothing interrupts, the kernel's alarm ends it,
+also when nobody is left to kill it.
 """
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -36,6 +38,7 @@ GRACE_SECONDS = 2.0
 """After the limit of a job, the process ends by itself this much later."""
 LINE_LIMIT = 1 << 28
 """Bytes of the longest line: a completion of that many characters is nobody's answer."""
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 TIMEOUT, NO_MEMORY = "scorer took too long", "scorer ran out of memory"
 
 
@@ -68,7 +71,7 @@ class Scoring:
         except TimeoutError as error:
             late = isinstance(error.__cause__, asyncio.CancelledError)
             return _failed(job, TIMEOUT if late else "scorer raised TimeoutError")
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # whatever a user's code raises
+        except BaseException as error:  # noqa: BLE001  # whatever a user's code raises, SystemExit and its like too
             return _failed(job, f"scorer raised {type(error).__name__[:80]}")
         finally:
             self._running -= 1
@@ -110,9 +113,13 @@ async def serve(connection: socket.socket) -> None:
         limit_memory(first["memory_mb"] << 20)
     say(hello)
     running: set[asyncio.Task[None]] = set()
+    ours = os.getpid()
 
     async def work(job: dict[str, Any]) -> None:
-        say(await scoring.answer(job))
+        answer = await scoring.answer(job)
+        if os.getpid() != ours:
+            os._exit(1)  # a scorer has forked, and this is its copy of us
+        say(answer)
         await writer.drain()
 
     while line := await reader.readline():
@@ -138,13 +145,29 @@ def limit_memory(extra_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (mapped + extra_bytes, mapped + extra_bytes))
 
 
+def _end_with_starter() -> None:
+    """Have the kernel say so when the thread that started this process is gone (Linux): a scorer that waits for a
+    process of its own would not see the socket end."""
+    signal.signal(signal.SIGTERM, _end)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end(*_: object) -> None:
+    """End, with all processes that scorers have started."""
+    with contextlib.suppress(OSError):  # they are of another session where a scorer has forked
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
 def main() -> None:
     """Serve the socket whose number is the first argument."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _end_with_starter()
     connection = socket.socket(fileno=int(sys.argv[1]))
     with contextlib.suppress(ConnectionError):  # whoever asked is gone
         asyncio.run(serve(connection))
-    os._exit(0)  # threads of a user's scorer do not keep it
+    _end()  # threads of a user's scorer do not keep it
 
 
 if __name__ == "__main__":

@@ -80,6 +80,10 @@ class TextTask(Protocol):
         """A question that no draw asks, the same for every seed. Raises UsageError where there are not so many."""
         ...
 
+    def turns(self) -> tuple[int, ...]:
+        """The draws from which on questions are of another kind, such as harder ones; 0 is the first."""
+        ...
+
     def score(self, question: Question, completion: str) -> float | Awaitable[float]:
         """One number for a completion, higher is better, 1 is solved. May raise, hang or crash: its process is
         watched."""
@@ -98,6 +102,10 @@ class OneSource:
     def awaits(self) -> bool:
         """No."""
         return False
+
+    def turns(self) -> tuple[int, ...]:
+        """None but the first: questions are of one kind."""
+        return (0,)
 
 
 def ask(task: TextTask, seed: int, draw: int) -> Question:

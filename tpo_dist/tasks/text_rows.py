@@ -5,7 +5,7 @@ from typing import Any
 
 from tpo_dist.errors import UsageError
 from tpo_dist.tasks.rewards import awaits, check_scorers, load_scorer, whole_path, whole_paths
-from tpo_dist.tasks.rows import Row, load_rows, shuffled, whole_place
+from tpo_dist.tasks.rows import Row, is_file, load_rows, shuffled, whole_place
 from tpo_dist.tasks.text import OneSource, Question, refuse_no_held_out
 
 _ROLES = ("system", "user", "assistant", "tool", "developer")
@@ -66,6 +66,7 @@ class TextRows(OneSource):
         """Raise UsageError where the scorer cannot be imported, or a row is no question."""
         load_scorer(self.scorer)
         check_scorers(self)
+        self._refuse_same_rows()
         rows = self._rows(self.split)
         if self.held_out_rows >= len(rows):
             where = f"task.held_out_rows = {self.held_out_rows}"
@@ -101,6 +102,14 @@ class TextRows(OneSource):
         """Whatever the user's function gives, an awaitable where it is `async`."""
         return load_scorer(self.scorer)(question.prompt, completion, question.answer)
 
+    def _refuse_same_rows(self) -> None:
+        where = f"task.held_out_split = {self.held_out_split!r}"
+        if self.held_out_split is not None and is_file(self.path):
+            reason = f"{self.path} is one file, of which all rows would be trained on and held out"
+            raise UsageError(where, reason, "give task.held_out_rows, or a folder with a file for each split")
+        if self.held_out_split == self.split:
+            raise UsageError(where, "these rows are trained on", "name another split, or give task.held_out_rows")
+
     def _rows(self, split: str) -> tuple[Row, ...]:
         fields = None if self.answer_field is None else (self.prompt_field, self.answer_field)
         return load_rows(self.path, split, (self.prompt_field,), fields, self.subset)
@@ -126,3 +135,6 @@ def _refuse_prompt(prompt: Any, where: str) -> None:
             raise UsageError(
                 where, f"has a message of role {message.get('role')!r}", f"give one of {', '.join(_ROLES)}"
             )
+    if prompt[-1]["role"] == "assistant":
+        reason = "ends with what the assistant said, and it would be asked to say something else"
+        raise UsageError(where, reason, "end with a message of the user")
