@@ -59,22 +59,12 @@ def test_what_a_learner_takes_is_for_all_of_its_ranks():
 
 
 @pytest.mark.parametrize(
-    ("objective", "option", "toy", "in_words"),
-    [
-        ({"name": "tpo"}, "group_distribution", "sequence", "ratio"),
-        ({"name": "tpo_no_anchor"}, "group_distribution", "sequence", "ratio"),
-        ({"name": "tpo_steady"}, "group_distribution", "length_mean", "length_mean"),
-        ({"name": "tpo", "group_distribution": "sequence"}, "group_distribution", "sequence", "sequence"),
-        ({"name": "dg"}, "gate", "token", "candidate"),
-        ({"name": "dg", "gate": "token"}, "gate", "token", "token"),
-    ],
+    ("task", "options", "gate"),
+    [("token_reversal", {}, "token"), ("gsm8k", {}, "candidate"), ("gsm8k", {"gate": "token"}, "token")],
 )
-def test_long_completions_have_defaults_of_their_own(objective, option, toy, in_words):
-    found = [
-        getattr(make_objective(RunConfig.model_validate({"task": {"name": task}, "objective": objective})), option)
-        for task in ("token_reversal", "gsm8k")
-    ]
-    assert found == [toy, in_words]
+def test_dg_gates_whole_candidates_where_they_are_in_words(task, options, gate):
+    config = RunConfig.model_validate({"task": {"name": task}, "objective": {"name": "dg", **options}})
+    assert make_objective(config).gate == gate
 
 
 def test_options_read_from_a_job_are_checked():

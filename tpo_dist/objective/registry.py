@@ -49,7 +49,6 @@ class Method:
 OBJECTIVES: dict[str, Method] = {
     "tpo": Method(
         TPO,
-        in_words={"group_distribution": "ratio"},
         paper=TPO_PAPER,
         rule="-Σ q log p, q ∝ p_old exp(u/η)",
         when="several epochs per batch, sparse rewards; ratio for long outputs",
@@ -65,7 +64,6 @@ OBJECTIVES: dict[str, Method] = {
     ),
     "tpo_no_anchor": Method(
         TPONoAnchor,
-        in_words={"group_distribution": "ratio"},
         paper=TPO_PAPER,
         rule="-Σ q log p, q ∝ exp(u/η)",
         when="ablation: what the snapshot in the target is worth",

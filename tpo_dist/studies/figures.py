@@ -27,6 +27,8 @@ _COLOURS = {
     "grpo_masked": "#e377c2",
     "gspo": "#e377c2",
 }
+_OTHERS = ("#1b9e77", "#7570b3", "#17becf", "#e7298a", "#66a61e", "#e6ab02", "#666666", "#000000")
+"""For what has no colour of its own, in the order of the lines."""
 _AXES = {
     "mechanism_surplus_bin3": "surplus over one-vs-rest, c > 3/4",
     "concentration": "wrong-class concentration c",
@@ -98,7 +100,7 @@ def _name(setting: Setting, names: Sequence[str]) -> str:
 def _style(name: str, lines: Mapping[str, Any]) -> Any:
     method = name.split(" ")[0]
     alone = name == method
-    return _COLOURS.get(method) if alone and method in _COLOURS else f"C{len(lines) % 10}"
+    return _COLOURS[method] if alone and method in _COLOURS else _OTHERS[len(lines) % len(_OTHERS)]
 
 
 def _curves(
