@@ -25,9 +25,7 @@ def nearest(wrong: str, valid: Iterable[str]) -> str:
 def lookup(section: str, name: str, registry: Mapping[str, T]) -> T:
     """The entry of that name. Raises UsageError with the nearest valid name."""
     if name not in registry:
-        raise UsageError(
-            f"{section}.name = {name!r}", f"there is no such {section}", nearest(name, registry).rstrip("?")
-        )
+        raise UsageError(f"{section}.name = {name!r}", f"there is no such {section}", nearest(name, registry))
     return registry[name]
 
 
@@ -53,7 +51,7 @@ def build(
     try:
         checked = model.model_validate({**(preset or {}), **options})
     except ValidationError as error:
-        complaint = explain(error, section, {section: [*fields, "name"]})
+        complaint = explain(error, section, {section: [*fields, "name"]}, options)
         strangers = [str(e["loc"][0]) for e in error.errors()[:1] if e["type"] == "extra_forbidden"]
         owners = [name for name, other in (others or {}).items() if set(strangers) & _option_names(other)]
         if owners:
@@ -76,18 +74,25 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
     return ... if field.default is dataclasses.MISSING else field.default
 
 
-def explain(error: ValidationError, section: str, valid: Mapping[str, Iterable[str]]) -> UsageError:
+def explain(
+    error: ValidationError, section: str, valid: Mapping[str, Iterable[str]], given: Mapping[str, Any] | None = None
+) -> UsageError:
     """The first complaint of a validation as one line: key, value, reason, fix.
 
-    `valid` lists the valid names by section ("" is the top).
+    `valid` lists the valid names by section ("" is the top). `given`: the options of a section, to say where in one of
+    them the complaint is.
     """
     first, *others = error.errors()
     path = _path(first["loc"], section, valid)
     alike = [e for e in others if _path(e["loc"], section, valid) == path]  # one complaint for each type it may have
     others = [e for e in others if e not in alike]
-    key, message = ".".join(path), " or ".join([first["msg"], *(e["msg"].partition("should be ")[2] for e in alike)])
+    inside = "" if given is None or len(path) < 2 else _inside(first["loc"][1:], given.get(path[-1]))
+    key = ".".join(path) + inside
+    message = " or ".join([first["msg"], *(e["msg"].partition("should be ")[2] for e in alike)])
     more = f" ({len(others)} more after it)" if others else ""
     parent = ".".join(path[:-1])
+    if first["type"] == "missing":
+        return UsageError(key, f"field required{more}", f"give {key}=VALUE")
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return UsageError(key, f"there is no such key{more}", _nearest_key(path[-1], parent, valid))
     return UsageError(f"{key} = {first['input']!r}", _lower(message) + more, _advice(first["type"]))
@@ -112,6 +117,17 @@ def _path(location: tuple[int | str, ...], section: str, valid: Mapping[str, Ite
         if part in valid.get(parent, ()) and f"{parent}.{part}".lstrip(".") not in valid:
             break
     return path
+
+
+def _inside(location: tuple[int | str, ...], value: Any) -> str:
+    """The place in a nested value; what else the location says is which types were tried."""
+    found = ""
+    for part in location:
+        if isinstance(value, Mapping) and part in value:
+            found, value = f"{found}.{part}", value[part]
+        elif isinstance(value, list) and isinstance(part, int):
+            found, value = f"{found}[{part}]", value[part]
+    return found
 
 
 def _lower(message: str) -> str:

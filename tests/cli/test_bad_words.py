@@ -92,6 +92,19 @@ def weights_in_parts(place):
     (place / "model/model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def adapters(place):
+    (place / "empty/adapter_config.json").write_text("{}")
+
+
+def gguf(place):
+    (place / "empty/model.gguf").write_bytes(b"GGUF")
+
+
+def encoder(place):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    (place / "model/config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 272, **sizes}))
+
+
 def without_end(place):
     (place / "model/generation_config.json").unlink()
     change(place / "model/config.json", eos_token_id=None)
@@ -112,9 +125,16 @@ def strict_template(place):
 CASES = {
     "a policy that reads no words": (None, ["policy.name=transformer", "sampler.name=policy"], ["policy.name = 'transformer'", "task 'text' asks with them", "policy.name=causal_lm"]),
     "a language model for a task without words": (None, ["task.name=token_reversal"], ["policy.name = 'causal_lm'", "task 'token_reversal' asks without words", "gsm8k, reasoning_gym, text, mixture"]),
-    "no path": (None, ["policy={name: causal_lm}"], ["policy.path", "field required"]),
+    "no path": (None, ["policy={name: causal_lm}"], ["policy.path: field required", "give policy.path=VALUE"]),
     "no such folder": (None, ["policy.path=modle"], ["policy.path = 'modle'", "there is no such folder"]),
     "a folder without a tokenizer": (lose("model/tokenizer.json", "model/tokenizer_config.json"), [], ["has a model and no tokenizer", "copy the model's tokenizer"]),
+    "a folder with adapters": (adapters, ["policy.path=empty"], ["holds adapters, and not the model that they are for", "merge"]),
+    "a folder with GGUF": (gguf, ["policy.path=empty"], ["holds a model as GGUF", "model.safetensors"]),
+    "a file of a model": (None, ["policy.path=model/config.json"], ["is a file, and a model is a folder"]),
+    "a name that is no folder": (None, ["policy.path=models/smollm2"], ["there is no such folder here, and its configuration cannot be had of the hub", "fetch-model"]),
+    "an encoder": (encoder, [], ["a model of type 'bert' reads a text in both directions"]),
+    "weights of another width": (lambda place: change(place / "model/config.json", intermediate_size=96), [], ["mlp.down_proj.weight has shape [64, 128] in its weights, and [64, 96] by its config.json"]),
+    "weights of fewer layers": (lambda place: change(place / "model/config.json", num_hidden_layers=3, layer_types=None), [], ["its weights lack 'model.layers.2.input_layernorm.weight'", "and 10 more"]),
     "a folder without a model": (None, ["policy.path=empty"], ["no config.json, so it holds no model"]),
     "a tokenizer of another model": (lambda place: change(place / "model/config.json", vocab_size=100), [], ["tokenizer has 259 tokens, and the model embeds 100"]),
     "a torn tokenizer": (lambda place: (place / "model/tokenizer.json").write_text("{"), [], ["its tokenizer cannot be loaded"]),
@@ -129,6 +149,7 @@ CASES = {
     "an unknown kind of model": (lambda place: change(place / "model/config.json", model_type="qwen99"), [], ["its configuration cannot be loaded", "qwen99"]),
     "an unknown precision": (None, ["policy.dtype=float16"], ["policy.dtype = 'float16'", "'float32' or 'bfloat16'"]),
     "adapters of rank 0": (None, ["policy.lora_rank=0"], ["policy.lora_rank = 0", "at least rank 1", "or null"]),
+    "adapters larger than what they adapt": (None, ["policy.lora_rank=65"], ["policy.lora_rank = 65", "no matrix that is adapted has a rank above 64"]),
     "adapters on layers that are not there": (None, ["policy.lora_rank=4", "policy.lora_modules=[q_porj, v_proj]"], ["policy.lora_modules", "q_porj", "no such linear layer", "did you mean 'q_proj'"]),
     "adapters on the output layer": (None, ["policy.lora_rank=4", "policy.lora_modules=[lm_head]"], ["lm_head: the model has no such linear layer inside its blocks"]),
     "adapters on no layers": (None, ["policy.lora_rank=4", "policy.lora_modules=[]"], ["policy.lora_modules = []", "there would be no adapters"]),
@@ -138,11 +159,14 @@ CASES = {
     "more candidates than are decoded at a time": (None, ["sampler.max_sequences=3"], ["sampler.max_sequences = 3", "the 4 candidates of a prompt", "lower rollout.group_size"]),
     "one candidate more, which is greedy": (None, ["sampler.max_sequences=4", "objective.name=remax"], ["sampler.max_sequences = 4", "the 5 candidates"]),
     "no candidates at a time": (None, ["sampler.max_sequences=0"], ["sampler.max_sequences = 0", "give 1 or more"]),
+    "an engine of no kind": (None, ["sampler={name: vllm, engine: asnyc}"], ["sampler.engine = 'asnyc'", "'inproc' or 'async'", "give one of the values named"]),
+    "an engine of another sampler": (None, ["sampler={name: transformers, engine: async}"], ["sampler.engine", "engine is an option of vllm"]),
     "a cache for less than a completion": (None, ["sampler={name: vllm, kv_cache_mb: 1}", "text.max_completion_tokens=900"], ["sampler.kv_cache_mb = 1", "1000 tokens, take 2 MB", "give 2 or more"]),
     "more memory than a GPU has": (None, ["sampler={name: vllm, gpu_memory: 2.0}"], ["sampler.gpu_memory = 2.0", "a share"]),
     "a model spread over GPUs that are not there": (None, ["sampler={name: vllm, tensor_parallel: 2}"], ["sampler.tensor_parallel = 2", "rollout.gpus = 0", "rollout.gpus=2"]),
     "weights checked for every block": (None, ["rollout.verify_weights=block"], ["rollout.verify_weights = 'block'", "checks weights when it has loaded them"]),
     "weights sent to a sampler that cannot take them": (None, ["weights.transport=collective"], ["weights.transport = 'collective'", "sampler 'transformers' takes its weights from the object store", "give sampler.name=vllm"]),
+    "weights sent to vLLM in a process of its own": (None, ["sampler={name: vllm, engine: async}", "weights.transport=collective"], ["weights.transport = 'collective'", "vLLM's engine 'async'", "sampler.engine=inproc"]),
     "adapters sent by a group": (None, ["sampler={name: vllm}", "weights.transport=collective", "policy.lora_rank=4"], ["weights.transport = 'collective'", "policy.lora_rank = 4", "leave it out"]),
     "weights sent in one process": (None, ["sampler={name: vllm}", "weights.transport=collective"], ["weights.transport = 'collective'", "--local trains and samples in one process", "drop one of the two"]),
     "weights sent over parts of GPUs": (None, ["sampler={name: vllm}", "weights.transport=collective", "rollout={device: cuda, gpus: 0.5, groups_per_step: 4, group_size: 4, workers: 1}", "learner={device: cuda, gpus: 0.5, optimizer: {name: adamw}}"], ["weights.transport = 'collective'", "learner.gpus = 0.5 and rollout.gpus = 0.5", "learner.gpus=1 and rollout.gpus=1"]),
@@ -158,6 +182,7 @@ CASES = {
     "a negative temperature": (None, ["evaluation.temperature=-1.0"], ["evaluation.temperature = -1.0", "greater than or equal to 0"]),
     "no temperature in training": (None, ["rollout.temperature=0"], ["rollout.temperature = 0", "greater than 0"]),
     "an end that is no text": (None, ["text.stop=[3]"], ["text.stop", "valid string"]),
+    "an end of every text": (None, ["text.stop=['']"], ["text.stop = ['']", "every text ends with the empty one"]),
     "a context that is too small": (None, ["text.max_completion_tokens=1000"], ["= 1100", "reads at most 1024 tokens"]),
     "a prompt that is too long": (None, ["task.path=long.jsonl"], ["text.max_prompt_tokens = 100", "the prompt of draw 0 has 20", "raise it"]),
     "no room for a completion": (None, ["text.max_completion_tokens=0"], ["text.max_completion_tokens = 0", "greater than or equal to 1"]),
@@ -171,7 +196,9 @@ CASES = {
     "a field that rows lack": (None, ["task.prompt_field=promt"], ["row 1 of train: has no field 'promt'", "did you mean 'prompt'"]),
     "another field that rows lack": (None, ["task.answer_field=solution"], ["has no field 'solution'"]),
     "a data set that is not on the hub": (None, ["task.path=somebody/questions"], ["somebody/questions", "cannot be had of the hub"]),
-    "no scorer": (None, ["task={name: text, path: rows.jsonl}"], ["task.scorer", "field required"]),
+    "no scorer": (None, ["task={name: text, path: rows.jsonl}"], ["task.scorer: field required"]),
+    "a scorer's file alone": (None, ["task.scorer=scorers.py"], ["scorer 'scorers.py': names a file, and no function", "write scorers.py:score"]),
+    "a scorer that ends while it is imported": (lambda place: (place / "broken.py").write_text("raise SystemExit(3)"), ["task.scorer=broken.py:score"], ["cannot be imported (SystemExit: 3)"]),
     "no such scorer file": (None, ["task.scorer=scorer.py:score"], ["scorer 'scorer.py:score'", "there is no file scorer.py"]),
     "no such function": (None, ["task.scorer=scorers.py:scor"], ["there is no scor in", "did you mean 'score'"]),
     "a scorer that is no function": (None, ["task.scorer=scorers.py:limit"], ["is a int, not a function"]),
@@ -196,6 +223,7 @@ CASES = {
     "no such parameter of the gym": (None, [*GYM, "task.parameters={terms: 2}"], ["task.parameters.terms", "has no such parameter"]),
     "a value that the gym refuses": (None, [*GYM, "task.parameters={min_terms: 9}"], ["Reasoning Gym's chain_sum refuses them"]),
     "no such level of the gym": (None, [*GYM, "task.levels={num_terms: 99}"], ["task.levels.num_terms = 99", "run from 0 to"]),
+    "a level between two": (None, [*GYM, "task.levels={num_terms: 1.5}"], ["task.levels.num_terms = 1.5", "valid integer"]),
     "no such instructions": (None, [*GYM, "task.instructions=terse"], ["task.instructions = 'terse'", "valid names are"]),
     "a curriculum that ends": (None, [*GYM, "task.curriculum=[{draws: 9}]"], ["task.curriculum[0].draws = 9", "leave it out"]),
     "an answer that is accepted otherwise": (None, ["task.name=gsm8k", "task.accept=any"], ["task.accept = 'any'", "'marker', 'flexible' or 'math'"]),
@@ -205,6 +233,7 @@ CASES = {
     "a weight of nothing in a mixture": (None, [MIXTURE % "{name: gsm8k, weight: 0}"], ["task.tasks.b.weight = 0", "a weight is a number above 0"]),
     "a negative weight in a mixture": (None, [MIXTURE % "{name: gsm8k, weight: -1.5}"], ["task.tasks.b.weight = -1.5", "a weight is a number above 0"]),
     "a weight in words in a mixture": (None, [MIXTURE % "{name: gsm8k, weight: much}"], ["task.tasks.b.weight = 'much'"]),
+    "a mixture of names": (None, [MIXTURE % "gsm8k"], ["task.tasks.b = 'gsm8k'", "valid dictionary"]),
     "a mixture with a wrong option": (None, [MIXTURE % "{name: gsm8k, pat: x}"], ["task.tasks.b.pat", "did you mean 'path'"]),
     "a mixture of two system prompts": (None, [MIXTURE % "{name: text, path: rows.jsonl, scorer: 'scorers.py:score'}"], ["text.system_prompt = null", "prompts of their own"]),
 }  # fmt: skip

@@ -81,6 +81,21 @@ async def judge(prompt, completion, answer):
     return float(completion == answer)
 
 
+waiting: list[asyncio.Future[None]] = []
+
+
+async def together(prompt, completion, answer):
+    """Comes back when 48 wait for it, and never where they are asked for one after another."""
+    waiting.append(asyncio.get_running_loop().create_future())
+    if len(waiting) == 48:
+        for each in waiting:
+            each.set_result(None)
+        waiting.clear()
+    else:
+        await waiting[-1]
+    return float(completion == answer)
+
+
 class Judge:
     async def __call__(self, prompt, completion, answer):
         return 0.5

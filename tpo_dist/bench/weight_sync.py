@@ -17,8 +17,8 @@ from tpo_dist.bench.timing import Stopwatch
 from tpo_dist.config import ClusterConfig
 from tpo_dist.records import Array, Snapshot, weights_digest
 from tpo_dist.rollout.generation import Adapters, Generation, require
-from tpo_dist.rollout.group_fetch import Call
 from tpo_dist.rollout.incoming import merged
+from tpo_dist.rollout.vllm.group_fetch import Call
 from tpo_dist.rollout.vllm_sampler import VLLMSampling
 from tpo_dist.runtime.cluster import cluster
 from tpo_dist.runtime.weight_line import WeightLine
@@ -143,7 +143,8 @@ class _Taker:
             path=path, adapters=adapters, wire=wire, max_prompt_tokens=64, max_tokens=8, end_tokens=(0,), seed=0
         )
         self._sampler = VLLMSampling(max_sequences=4).build(about)
-        self._watch, engine = Stopwatch(), self._sampler.engine
+        self._watch = Stopwatch()
+        engine: Any = self._sampler.engine
         engine.load = self._watch.timed("load", engine.load)
         engine.logps = self._watch.timed("probe", engine.logps)
         if wire is not None:

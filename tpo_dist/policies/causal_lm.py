@@ -6,6 +6,7 @@ Shapes: G groups, K candidates, T tokens of a candidate, N tokens of a packed ro
 """
 
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,9 @@ class CausalLMOptions:
             raise UsageError(f"lora_alpha = {self.lora_alpha}", "adapters would count nothing", "give more than 0")
         if not self.lora_modules:
             raise UsageError("lora_modules = []", "there would be no adapters", "name layers, or give all-linear")
-        if Path(self.path).is_dir():  # processes in other folders find it too
-            object.__setattr__(self, "path", str(Path(self.path).resolve()))
+        here = Path(os.path.expanduser(self.path))
+        if here.is_dir():  # processes in other folders find it too
+            object.__setattr__(self, "path", str(here.resolve()))
 
     @property
     def lora_scale(self) -> float:
@@ -82,12 +84,12 @@ class CausalLMOptions:
         return self.lora_alpha / self.lora_rank
 
     def check(self) -> None:
-        """Raise UsageError where the model's weights are not there, it is no language model, or it lacks the layers
-        that are named. No weights are loaded."""
+        """Raise UsageError where the model's weights are not there, it is no language model, or adapters do not fit it.
+        No weights are loaded."""
         if self.lora_rank is not None:
             require("peft")
         refuse_missing_weights(self.path)
-        refuse_architecture(self.path, self.revision, self.lora_modules)
+        refuse_architecture(self.path, self.revision, self.lora_modules, self.lora_rank)
 
     def load(self, temperature: float, seed: int) -> "CausalLM":
         """The policy with the model's weights; logits are divided by the temperature. `seed`: of new adapters.

@@ -5,6 +5,8 @@ Both packages are imported when they are needed, and not before.
 
 import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +61,64 @@ def refuse_missing_weights(path: str) -> None:
         raise UsageError(where, f"{reason} ({error})", "download the model again") from None
 
 
-def refuse_architecture(path: str, revision: str | None, modules: str | list[str]) -> None:
-    """Raise UsageError where the model writes no text, or has not the linear layers named. No weights are loaded."""
+def refuse_architecture(path: str, revision: str | None, modules: str | list[str], rank: int | None) -> None:
+    """Raise UsageError where the model writes no text, has not the linear layers named or none as large as adapters of
+    that rank, or its weights are another model's. No weights are loaded."""
     transformers = require("transformers")
     config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _silent(transformers):
             model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, ImportError) as error:
         reason = f"a model of type {config.model_type!r} is no causal language model ({str(error).splitlines()[0]})"
         raise UsageError(f"policy.path = {path!r}", reason, "give a model that goes on with a text") from None
+    if any(getattr(module, "is_causal", None) is False for module in model.modules()):
+        reason = f"a model of type {config.model_type!r} reads a text in both directions, and does not go on with it"
+        raise UsageError(f"policy.path = {path!r}", reason, "give a model that does, such as Qwen3 or Llama")
+    if getattr(config, "quantization_config", None) is None:
+        _refuse_other_weights(path, model)
     _refuse_modules(model, modules)
+    if rank is not None:
+        _refuse_rank(model, modules, rank)
+
+
+def _refuse_other_weights(path: str, model: nn.Module) -> None:
+    """By the heads of the files: names and shapes. Where most names differ, transformers knows how to read them."""
+    found = _shapes(Path(path))
+    wanted = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    for name in sorted(found.keys() & wanted.keys()):
+        if found[name] != wanted[name]:
+            reason = f"{name} has shape {found[name]} in its weights, and {wanted[name]} by its config.json"
+            raise UsageError(f"policy.path = {path!r}", reason, "put the config.json there that belongs to the weights")
+    missing = sorted(wanted.keys() - found.keys())
+    if missing and 2 * len(missing) < len(wanted):
+        reason = f"its weights lack {missing[0]!r}, which its config.json asks for, and {len(missing) - 1} more"
+        raise UsageError(f"policy.path = {path!r}", reason, "put the config.json there that belongs to the weights")
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """Of each weight in the folder's safetensors; none for other files."""
+    found: dict[str, list[int]] = {}
+    single = folder / _WEIGHTS[0]
+    for file in [single] if single.is_file() else sorted(folder.glob("model-*.safetensors")):
+        with safe_open(file, "numpy") as weights:
+            found |= {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    return found
+
+
+def _refuse_rank(model: Any, modules: str | list[str], rank: int) -> None:
+    head = model.get_output_embeddings()
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module is not head
+        and (modules == "all-linear" or name.rpartition(".")[2] in modules)
+    ]
+    largest = max((min(layer.in_features, layer.out_features) for layer in layers), default=rank)
+    if rank > largest:
+        reason = f"no matrix that is adapted has a rank above {largest}"
+        raise UsageError(f"policy.lora_rank = {rank}", reason, "give less; 8 to 64 are usual")
 
 
 def load_model(path: str, revision: str | None, dtype: torch.dtype) -> Any:
@@ -81,15 +130,16 @@ def load_model(path: str, revision: str | None, dtype: torch.dtype) -> Any:
     transformers.AttentionInterface.register(NAME, packed_attention)
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            path,
-            revision=revision,
-            dtype=dtype,
-            attn_implementation=NAME,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
+        with _silent(transformers):  # of weights that are missing, too
+            model, report = transformers.AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=revision,
+                dtype=dtype,
+                attn_implementation=NAME,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         fix = "give a folder with config.json and model.safetensors, or the name of a model on the hub"
         raise UsageError(
@@ -100,6 +150,17 @@ def load_model(path: str, revision: str | None, dtype: torch.dtype) -> Any:
         reason = f"its files lack {key!r}, or have it in another shape, and random weights would take its place"
         raise UsageError(f"policy.path = {path!r}", reason, "give a folder with all weights of the model")
     return _without_dropout(model)
+
+
+@contextmanager
+def _silent(transformers: Any) -> Iterator[None]:
+    """What it warns of is a mistake that is refused, or none."""
+    told = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(told)
 
 
 def shaped_model(config: Any, dtype: torch.dtype) -> Any:

@@ -103,10 +103,9 @@ def _load(path: str, revision: str | None) -> TextTokenizer:
         raise UsageError(where, reason, "pip install 'tpo-dist[llm]'") from None
     folder = Path(path)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UsageError(where, "this folder has no config.json, so it holds no model", _FOLDER)
-        if not any((folder / name).is_file() for name in _FILES):
-            raise UsageError(where, "this folder has a model and no tokenizer", "copy the model's tokenizer into it")
+        _refuse_other_folders(where, folder)
+    elif folder.is_file():
+        raise UsageError(where, "is a file, and a model is a folder of several", _FOLDER)
     elif folder.is_absolute() or path.startswith(("./", "../", "~")) or path.count("/") != 1:
         raise UsageError(where, "there is no such folder", _FOLDER)
     config = _loaded(transformers.AutoConfig, where, "configuration", path, revision)
@@ -124,11 +123,28 @@ def _load(path: str, revision: str | None) -> TextTokenizer:
     )
 
 
+def _refuse_other_folders(where: str, folder: Path) -> None:
+    if (folder / "config.json").is_file():
+        if not any((folder / name).is_file() for name in _FILES):
+            raise UsageError(where, "this folder has a model and no tokenizer", "copy the model's tokenizer into it")
+    elif (folder / "adapter_config.json").is_file():
+        reason = "this folder holds adapters, and not the model that they are for"
+        raise UsageError(where, reason, "give the model's folder, or merge them into it first (peft: merge_and_unload)")
+    elif any(folder.glob("*.gguf")):
+        reason = "this folder holds a model as GGUF, which is not trained here"
+        raise UsageError(where, reason, "give the folder of that model with config.json and model.safetensors")
+    else:
+        raise UsageError(where, "this folder has no config.json, so it holds no model", _FOLDER)
+
+
 def _loaded(kind: Any, where: str, what: str, path: str, revision: str | None) -> Any:
     try:
         return kind.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001  # transformers raises of all kinds for files that are not there or broken
-        reason = f"its {what} cannot be loaded ({' '.join(str(error).split())[:300]})"
+        said = " ".join(str(error).split())[:300]
+        reason = f"its {what} cannot be loaded ({said})"
+        if not Path(path).is_dir():
+            reason = f"there is no such folder here, and its {what} cannot be had of the hub ({said})"
         raise UsageError(where, reason, _FOLDER) from None
 
 

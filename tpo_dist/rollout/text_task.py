@@ -173,6 +173,8 @@ def _refuse_text(tokenizer: TextTokenizer, text: TextConfig) -> None:
     if text.chat and not tokenizer.has_template:
         reason = f"the tokenizer of {tokenizer.path} has no chat template"
         raise UsageError("text.chat = true", reason, "leave it out, or give a model that was trained to chat")
+    if "" in text.stop:
+        raise UsageError(f"text.stop = {text.stop}", "every text ends with the empty one", "leave it out")
     needed = text.max_prompt_tokens + text.max_completion_tokens
     if tokenizer.context is not None and needed > tokenizer.context:
         raise UsageError(

@@ -4,6 +4,7 @@ Files: `.jsonl` (one object a line), `.json` (a list of objects), `.csv`, `.parq
 """
 
 import json
+import os
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -52,7 +53,8 @@ def is_file(path: str) -> bool:
 
 def whole_place(path: str) -> str:
     """The path of a file or folder that is here, spelled out so that processes elsewhere find it; else as it is."""
-    return str(Path(path).resolve()) if Path(path).exists() else path
+    here = Path(os.path.expanduser(path))
+    return str(here.resolve()) if here.exists() else path
 
 
 def shuffled(seed: int, draw: int, count: int) -> int:
@@ -122,7 +124,7 @@ def _objects(values: Any, where: str) -> list[Row]:
 def _refuse_missing(row: Row, fields: Collection[str], where: str) -> None:
     for name in sorted(fields):
         if row.get(name) is None:
-            raise UsageError(where, f"has no field {name!r}", nearest(name, row).rstrip("?"))
+            raise UsageError(where, f"has no field {name!r}", nearest(name, row))
 
 
 def _from_hub(name: str, split: str, subset: str | None) -> Sequence[Row]:

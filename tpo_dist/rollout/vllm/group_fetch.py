@@ -5,11 +5,10 @@ those in use and hash them; only when each has what was published are layers fil
 on the way, the engine goes on with the weights that it had.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from safetensors.numpy import load_file
 from torch._C._distributed_c10d import Store
 
 from tpo_dist.records import Array, weights_digest
@@ -107,20 +106,10 @@ class Joining:
     host: str
 
 
-@dataclass(slots=True)
-class Coming:
-    """Weights that the learner sends, or arrays, or the file that has them."""
-
-    entries: Sequence[Entry] = ()
-    weights: Mapping[str, Array] | None = None
-    path: str | None = None
-
-
 class Taking:
     """The part of a transfer engine of vLLM that takes weights, and fills no layers."""
 
     init_info_cls: Any = Joining
-    update_info_cls: Any = Coming
     parallel_config: Any
 
     def __init__(self, *arguments: Any) -> None:
@@ -134,14 +123,12 @@ class Taking:
     def start_weight_update(self) -> None:
         """Nothing yet: the weights in use stay until all others are here."""
 
-    def receive_weights(self, update_info: Coming) -> None:
+    def receive_weights(self, update_info: Any) -> None:
         """All of them, into memory of their own."""
         if update_info.entries:
             self.arrival.take(update_info.entries)
-        elif update_info.path is not None:
-            self.arrival.arrays = load_file(update_info.path)
         else:
-            self.arrival.arrays = dict(update_info.weights or {})
+            self.arrival.arrays = dict(update_info.arrays())
 
     def shutdown(self) -> None:
         """Leave the learner."""
