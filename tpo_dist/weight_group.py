@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,14 +121,23 @@ class WeightGroup:
     def __init__(self, meeting: Meeting, rank: int, host: str, others: str) -> None:
         """Meet the others. `host`: the address of this node; `others`: what errors call them. With NCCL, the GPU is the
         current one. Raises TransferFailed where they do not come in time."""
-        self._seconds, self._others, self._place = meeting.seconds, others, (meeting.host, meeting.port)
+        self._seconds, self._others = meeting.seconds, others
         self._device = torch.device("cuda", torch.cuda.current_device()) if meeting.backend == "nccl" else None
         self._group: Any = None
+        self._door = socket.create_server((host, 0), backlog=1024) if rank == 0 else None  # nobody is let in
+        if self._door is not None:
+            weakref.finalize(self, self._door.close)
         end = time.monotonic() + meeting.seconds
         with self._failing(end, "meet"):
             wait = timedelta(seconds=meeting.seconds)
-            store = TCPStore(meeting.host, meeting.port, None, False, wait)
-            self._group = _make_group(PrefixStore(meeting.name, store), rank, meeting, host)
+            store = PrefixStore(meeting.name, TCPStore(meeting.host, meeting.port, None, False, wait))
+            self._place = meeting.host, meeting.port
+            if self._door is None:
+                address, port = store.get("door").decode().rsplit(" ", 1)
+                self._place = address, int(port)
+            else:
+                store.set("door", f"{host} {self._door.getsockname()[1]}")
+            self._group = _make_group(store, rank, meeting, host)
             first = torch.zeros(1, dtype=torch.uint8, device=self._device)
             self._wait(self._broadcast(first, end), end)  # NCCL connects when it is first used
 
@@ -172,7 +182,7 @@ class WeightGroup:
         return self._group.broadcast([content], options)
 
     def _wait(self, work: Any, end: float) -> None:
-        """gloo does not always notice that a process died while it was written to: ask whether the store's lives."""
+        """gloo does not always notice that a process died while the two talked: look whether it lives."""
         while True:
             left = max(0.01, end - time.monotonic())
             look = left if self._device is not None else min(left, _LOOK_SECONDS)  # NCCL gives up with its first wait
@@ -185,6 +195,7 @@ class WeightGroup:
             self._look()
 
     def _look(self) -> None:
+        """Rank 0 looks for the process that opened the meeting, the others for rank 0: each listens somewhere."""
         try:
             socket.create_connection(self._place, _LOOK_SECONDS).close()
         except ConnectionRefusedError:
@@ -206,6 +217,8 @@ class WeightGroup:
 
     def close(self) -> None:
         """Leave the group; what is under way fails at the other ends."""
+        if self._door is not None:
+            self._door.close()
         left, self._group = [self._group], None
         if left[0] is not None:  # gloo's end waits for what is under way, up to its deadline
             threading.Thread(target=lambda: left.pop().abort(), name="leaving a group").start()
