@@ -25,9 +25,7 @@ def nearest(wrong: str, valid: Iterable[str]) -> str:
 def lookup(section: str, name: str, registry: Mapping[str, T]) -> T:
     """The entry of that name. Raises UsageError with the nearest valid name."""
     if name not in registry:
-        raise UsageError(
-            f"{section}.name = {name!r}", f"there is no such {section}", nearest(name, registry).rstrip("?")
-        )
+        raise UsageError(f"{section}.name = {name!r}", f"there is no such {section}", nearest(name, registry))
     return registry[name]
 
 

@@ -159,6 +159,8 @@ CASES = {
     "more candidates than are decoded at a time": (None, ["sampler.max_sequences=3"], ["sampler.max_sequences = 3", "the 4 candidates of a prompt", "lower rollout.group_size"]),
     "one candidate more, which is greedy": (None, ["sampler.max_sequences=4", "objective.name=remax"], ["sampler.max_sequences = 4", "the 5 candidates"]),
     "no candidates at a time": (None, ["sampler.max_sequences=0"], ["sampler.max_sequences = 0", "give 1 or more"]),
+    "an engine of no kind": (None, ["sampler={name: vllm, engine: asnyc}"], ["sampler.engine = 'asnyc'", "'inproc' or 'async'", "give one of the values named"]),
+    "an engine of another sampler": (None, ["sampler={name: transformers, engine: async}"], ["sampler.engine", "engine is an option of vllm"]),
     "a cache for less than a completion": (None, ["sampler={name: vllm, kv_cache_mb: 1}", "text.max_completion_tokens=900"], ["sampler.kv_cache_mb = 1", "1000 tokens, take 2 MB", "give 2 or more"]),
     "more memory than a GPU has": (None, ["sampler={name: vllm, gpu_memory: 2.0}"], ["sampler.gpu_memory = 2.0", "a share"]),
     "a model spread over GPUs that are not there": (None, ["sampler={name: vllm, tensor_parallel: 2}"], ["sampler.tensor_parallel = 2", "rollout.gpus = 0", "rollout.gpus=2"]),

@@ -1,5 +1,8 @@
 """Corrections, a fixed reference, early stopping and the oracle, through the learner that users run."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,9 @@ from tests.objective.batches import make_objective
 from tpo_dist.errors import UsageError
 from tpo_dist.learner.batch import to_tensors
 from tpo_dist.learner.gradients import EpochGradients
+from tpo_dist.learner.measures import signal_metrics
 from tpo_dist.learner.optimizer import make_correction
-from tpo_dist.objective import CORRECTIONS, OBJECTIVES, evaluate
+from tpo_dist.objective import CORRECTIONS, OBJECTIVES, evaluate, make_groups
 from tpo_dist.programs import local
 from tpo_dist.programs.job import configure
 from tpo_dist.programs.parts import make_learner, make_worker
@@ -177,3 +181,32 @@ def test_remax_compares_with_the_greedy_completion(small_config):
     expected = record.scores - record.greedy_scores[:, None]
     shape = signal.shape
     np.testing.assert_allclose(signal.numpy().reshape(*shape[:2], -1)[..., 0], expected, atol=1e-6)
+
+
+def test_the_signal_of_winners_and_of_losers_is_told_apart():
+    """By hand: a target over three candidates, one of which does not exist, and advantages of one token and of two."""
+    scores, old = torch.tensor([[1.0, 0.5, 9.0], [0.0, 0.7, 0.2]]), torch.zeros(2, 3, 2)
+    present = torch.tensor([[True, True, False], [True, True, True]])
+    mask = torch.tensor([[[True, True]] * 3, [[True, False]] * 3])
+    groups = make_groups(old, scores, mask, present_GK=present)
+    found = signal_metrics(groups, torch.tensor([[0.8, 0.2, 0.5], [0.1, 0.6, 0.3]]))
+    assert found["signal_on_winners"].value == pytest.approx((0.8 + 0.6) / 2)
+    assert found["signal_on_losers"].value == pytest.approx((0.2 + 0.1 + 0.3) / 3)
+    advantages = torch.tensor([[[-1.0, 3.0], [0.5, -0.5], [9, 9]], [[-2.0, 9.0], [4.0, 9.0], [-1.0, 9.0]]])
+    found = signal_metrics(groups, advantages)
+    assert found["signal_on_winners"].value == pytest.approx((2.0 + 4.0) / 2)
+    assert found["signal_on_losers"].value == pytest.approx((0.5 + 2.0 + 1.0) / 3)
+
+
+def test_every_diagnostic_of_the_documentation_is_logged(small_config):
+    page = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
+    rows = [line for line in page.partition("## Diagnostics")[2].splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall("`([a-z_]+)`", row.split(" | ")[0])}
+    overrides = (
+        "log.oracle=true",
+        "learner.correction.name=tis",
+        "learner.reference=initial",
+        "learner.reference_kl=0.1",
+    )
+    learner, record = standing(small_config(*overrides, "learner.epochs=1"))
+    assert {"all_fail", "signal_on_winners", "misalignment"} <= named <= learner.update(record).keys()

@@ -130,19 +130,32 @@ def ppo(logps: Ragged, old: Ragged, scores: Scores, *, clip=0.2) -> float:
     return -mean(totals)
 
 
-def dg(logps: Ragged, old: Ragged, scores: Scores, *, eta=1.0) -> float:
-    """The value only; its gradient stops at the gate, which the gradient test states for itself."""
+def dg_weights(logps: Ragged, scores: Scores, *, eta=1.0, gate="token") -> Ragged:
+    """What multiplies log pi, held still: the advantage times the gate of the token's delight, or the candidate's."""
     rewards = token_rewards(logps, scores)
     baseline = batch_baseline(rewards)
-    totals = []
+    weights: Ragged = []
     for g, group in enumerate(logps):
+        weights.append([])
         for k, candidate in enumerate(group):
-            total = 0.0
-            for t, logp in enumerate(candidate):
-                advantage = rewards[g][k][t] - baseline[t]
-                total += advantage / (1 + math.exp(-advantage * -logp / eta)) * logp
-            totals.append(total)
-    return -mean(totals)
+            advantages = [rewards[g][k][t] - baseline[t] for t in range(len(candidate))]
+            delights = [a * -logp for a, logp in zip(advantages, candidate, strict=True)]
+            if gate == "candidate":
+                delights = [sum(delights)] * len(candidate)
+            weights[g].append([a / (1 + math.exp(-d / eta)) for a, d in zip(advantages, delights, strict=True)])
+    return weights
+
+
+def dg(logps: Ragged, old: Ragged, scores: Scores, **options) -> float:
+    """The value only; its gradient stops at the gate, which the gradient test states for itself."""
+    weights = dg_weights(logps, scores, **options)
+    return -mean(
+        [
+            sum(weights[g][k][t] * logp for t, logp in enumerate(candidate))
+            for g, group in enumerate(logps)
+            for k, candidate in enumerate(group)
+        ]
+    )
 
 
 ORACLES = {

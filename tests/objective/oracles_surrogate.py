@@ -67,7 +67,7 @@ def aggregated(values: Ragged, how: str, length: int = 1) -> float:
     if how == "token_mean":
         return mean([value for candidate in candidates for value in candidate])
     if how == "sequence_mean":
-        return mean([mean(candidate) for candidate in candidates])
+        return mean([mean(candidate) if candidate else 0.0 for candidate in candidates])
     return mean([sum(candidate) / length for candidate in candidates])
 
 
@@ -143,7 +143,11 @@ def gspo(logps, old, scores, reference, greedy, *, low=3e-4, high=4e-4) -> float
     values = []
     for g, row in enumerate(group_standardised(scores)):
         for k, a in enumerate(row):
-            s = math.exp(mean([now - then for now, then in zip(logps[g][k], old[g][k], strict=True)]))
+            drifts = [now - then for now, then in zip(logps[g][k], old[g][k], strict=True)]
+            if not drifts:
+                values.append(0.0)  # nothing was drawn, so nothing can be pulled
+                continue
+            s = math.exp(mean(drifts))
             values.append(min(s * a, min(1 + high, max(1 - low, s)) * a))
     return -mean(values)
 

@@ -1,5 +1,7 @@
 """What a batch can hold at its edges: no preference, one-sided groups, extreme numbers, padding, wrong shapes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -278,6 +280,10 @@ def test_token_rewards_are_returns_for_reinforce_pp():
     returns = torch.tensor([7.0, 6.0, 4.0], dtype=torch.float64)
     expected = (returns - returns.mean()) / returns.std(correction=0)
     torch.testing.assert_close(make_objective("reinforce_pp").signal(groups)[0, 0, :3], expected)
+    far = replace(groups, reference_logps_GKT=groups.old_logps_GKT - torch.tensor([0.0, 1.0, 3.0, 9.0]))
+    returns -= 0.5 * torch.tensor([4.0, 4.0, 3.0])  # a drift of 0, 1 and 3 nats, from each token on
+    expected = (returns - returns.mean()) / returns.std(correction=0)
+    torch.testing.assert_close(make_objective("reinforce_pp", reward_beta=0.5).signal(far)[0, 0, :3], expected)
 
 
 def test_log_ratios_are_zero_on_padding_and_bounded_elsewhere():

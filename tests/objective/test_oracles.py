@@ -1,11 +1,13 @@
 """Every objective equals its paper's equation, written as slow loops; and its gradient is that equation's."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.objective import oracles, oracles_surrogate
 from tests.objective.batches import make_objective, ragged, ragged_scores, random_batch
-from tests.objective.oracles import batch_baseline, dg, softmax, standardise, token_rewards, tpo
+from tests.objective.oracles import dg_weights, softmax, standardise, tpo
 from tests.objective.oracles_surrogate import cispo_weights
 from tpo_dist.objective import OBJECTIVES, weigh
 
@@ -25,13 +27,15 @@ VARIANTS = {
     "reinforce_pp_baseline kl": ("reinforce_pp_baseline", {"beta": 0.5, "kl": "k3"}, {"beta": 0.5, "kl": "k3"}),
     "gspo wide": ("gspo", {"clip_low": 0.1, "clip_high": 0.2}, {"low": 0.1, "high": 0.2}),
     "cispo": ("cispo", {"clip_low": 0.1, "clip_high": 0.05}, {"low": 0.1, "high": 0.05}),
+    "dg": ("dg", {"eta": 0.3}, {"eta": 0.3}),
+    "dg whole candidates": ("dg", {"eta": 2.0, "gate": "candidate"}, {"eta": 2.0, "gate": "candidate"}),
     "rebel": ("rebel", {"eta": 3.0}, {"eta": 3.0}),
     "pmpo": ("pmpo", {"alpha": 0.8, "beta": 2.0}, {"alpha": 0.8, "beta": 2.0}),
     "awr": ("awr", {"beta": 0.3, "cap": 5.0}, {"beta": 0.3, "cap": 5.0}),
     "mdpo": ("mdpo", {"step_size": 0.1}, {"step_size": 0.1}),
     "vmpo": ("vmpo", {"epsilon": 0.5, "alpha": 50.0}, {"epsilon": 0.5, "alpha": 50.0}),
 }
-CASES = {name: (name, {}, {}) for name in OBJECTIVES} | VARIANTS
+CASES = {name: (name, {}, {}) for name in OBJECTIVES} | {f"{name}, other": case for name, case in VARIANTS.items()}
 
 
 def by_oracle(name, logps, groups, **options):
@@ -54,6 +58,21 @@ def test_value(case, seed):
     objective = make_objective(name, **options)
     got = objective.loss(logps, groups, objective.signal(groups)).item()
     assert got == pytest.approx(by_oracle(name, logps, groups, **theirs), rel=1e-7, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_value_where_completions_are_empty(case):
+    """One of a group, and all of another: candidates that were scored, but have no token to pull at."""
+    name, options, theirs = CASES[case]
+    logps, groups = random_batch(4)
+    mask = groups.mask_GKT.clone()
+    mask[0, 1] = mask[2] = False
+    groups = replace(groups, mask_GKT=mask)
+    objective = make_objective(name, **options)
+    got = weigh(objective, logps, groups, objective.signal(groups))
+    assert got.loss == pytest.approx(by_oracle(name, logps, groups, **theirs), rel=1e-7, abs=1e-12)
+    assert got.weights_GKT.isfinite().all()
+    assert not got.weights_GKT[~mask].any()
 
 
 @pytest.mark.parametrize("distribution", ["sequence", "length_mean", "ratio"])
@@ -109,23 +128,15 @@ def test_cispo_gradient_stops_at_the_weight(options):
         assert gradient[g, k, t].item() == pytest.approx(-weights[g][k][t] / tokens, rel=1e-9, abs=1e-15)
 
 
-def test_dg_gradient_stops_at_the_gate():
+@pytest.mark.parametrize("options", [{}, {"eta": 0.5, "gate": "candidate"}])
+def test_dg_gradient_stops_at_the_gate(options):
     logps, groups = random_batch(3, groups=3, size=4, length=3)
-    objective = make_objective("dg")
+    objective = make_objective("dg", **options)
     gradient = weigh(objective, logps, groups, objective.signal(groups)).weights_GKT
-    lists = ragged(logps, groups)
-    rewards = token_rewards(lists, ragged_scores(groups))
-    baseline = batch_baseline(rewards)
-    candidates = sum(len(group) for group in lists)
-    for g, group in enumerate(lists):
-        for k, candidate in enumerate(group):
-            for t, logp in enumerate(candidate):
-                advantage = rewards[g][k][t] - baseline[t]
-                gate = 1 / (1 + torch.exp(torch.tensor(advantage * logp, dtype=torch.float64)).item())
-                assert gradient[g, k, t].item() == pytest.approx(-gate * advantage / candidates, rel=1e-9)
-    assert dg(lists, lists, ragged_scores(groups)) == pytest.approx(
-        objective.loss(logps, groups, objective.signal(groups)).item()
-    )
+    weights = dg_weights(ragged(logps, groups), ragged_scores(groups), **options)
+    candidates = int(groups.present_GK.sum())
+    for g, k, t in groups.mask_GKT.nonzero().tolist():
+        assert gradient[g, k, t].item() == pytest.approx(-weights[g][k][t] / candidates, rel=1e-9)
 
 
 def test_gradient_is_p_minus_q():

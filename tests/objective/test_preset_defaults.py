@@ -125,6 +125,16 @@ def test_awr_s_weight_ends_at_20():
     assert weights[0, 0].item() == pytest.approx(exp(-1 / math.sqrt(15)))
 
 
+def test_maxrl_has_no_gradient_where_the_mean_is_not_above_0():
+    """The second group's mean is 0, the third's below it: nothing to divide by."""
+    groups = make_groups(
+        torch.zeros(3, 2, 1, dtype=torch.float64), torch.tensor([[1.0, 0.0], [1.0, -1.0], [0.0, -1.0]])
+    )
+    advantages = make_objective("maxrl").signal(groups).squeeze(-1)
+    assert advantages[0].tolist() == pytest.approx([1.0, -1.0], rel=1e-5)
+    assert not advantages[1:].any()
+
+
 def test_vmpo_s_dual_allows_a_tenth_of_a_nat():
     """Advantages 1, 1/2, -1/2 and -1: the upper two are kept, and their weights are 0.1 nats from equal."""
     old = torch.zeros(2, 2, 1, dtype=torch.float64)

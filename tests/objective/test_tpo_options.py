@@ -51,6 +51,12 @@ def test_score_floor_calms_groups_that_hardly_differ():
     assert calm[1, 1] > 0.87
 
 
+def test_a_floor_gives_no_preference_to_a_group_without_one():
+    old = -torch.rand(1, 2, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    groups = make_groups(old, torch.tensor([[0.0, 1.5e-6]]))
+    assert at(make_objective("tpo", score_floor=1e-9), old, groups).weights_GKT.eq(0).all()
+
+
 @pytest.mark.parametrize("eta", [0.01, 1.0, 50.0])
 @pytest.mark.parametrize("budget", [0.01, 0.2])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)

@@ -20,6 +20,21 @@ def test_defaults_are_spelled_out():
     assert config.rollout.block_size == 16
 
 
+@pytest.mark.parametrize(
+    ("overrides", "chosen"),
+    [
+        (["task.length=10"], "sequence"),
+        (["task.length=11"], "ratio"),
+        (["task.length=11", "objective.name=tpo_no_anchor"], "ratio"),
+        (["task.length=11", "objective.name=tpo_steady"], "length_mean"),
+        (["task.length=11", "objective.group_distribution=sequence"], "sequence"),
+        (["task.length=48", "task.reward=bag_of_tokens", "objective.name=tpo_token"], "sequence"),
+    ],
+)
+def test_the_group_distribution_follows_the_length_of_outputs(overrides, chosen):
+    assert configure({}, overrides).objective.options["group_distribution"] == chosen
+
+
 def test_presets_differ_from_their_class_where_they_say_so():
     assert configure({}, ["objective.name=grpo_no_kl"]).objective.options["beta"] == 0.0
     assert configure({}, ["objective.name=dg"]).learner.epochs == 1

@@ -7,6 +7,7 @@ from tpo_dist.config import RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.policies.causal_lm import CausalLMOptions
 from tpo_dist.programs.needs import describe_needs, needs_of
+from tpo_dist.programs.parts import make_objective
 from tpo_dist.programs.resolve import _refuse_learning
 from tpo_dist.runtime.placement import Need
 
@@ -55,6 +56,15 @@ def test_what_a_learner_takes_is_for_all_of_its_ranks():
     config = RunConfig.model_validate({"learner": learner, "rollout": {"workers": 1, "cpus": 1}})
     assert needs_of(config)[0] == Need(8, 4)
     assert "needs 9 CPU and 4 GPU, of which 4 ranks of the learner 2 CPU and 1 GPU each" in describe_needs(config)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "gate"),
+    [("token_reversal", {}, "token"), ("gsm8k", {}, "candidate"), ("gsm8k", {"gate": "token"}, "token")],
+)
+def test_dg_gates_whole_candidates_where_they_are_in_words(task, options, gate):
+    config = RunConfig.model_validate({"task": {"name": task}, "objective": {"name": "dg", **options}})
+    assert make_objective(config).gate == gate
 
 
 def test_options_read_from_a_job_are_checked():

@@ -150,7 +150,7 @@ def test_a_sink_that_cannot_begin_says_why(small_config, caplog, monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("[tensorbord]", "log.sinks: 'tensorbord': there is no such sink. Fix: did you mean 'tensorboard'."),
+        ("[tensorbord]", "log.sinks: 'tensorbord': there is no such sink. Fix: did you mean 'tensorboard'?"),
         ("[mlflow,mlflow]", "log.sinks: 'mlflow': is named twice. Fix: name it once."),
     ],
 )

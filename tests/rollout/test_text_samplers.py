@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.processes import pids_running
 from tests.rollout.language_models import END, VOCAB, about, all_plain_logps, changed, load, questions, snapshot_of
 from tests.tiny import tiny_model
 from tpo_dist.errors import UsageError
@@ -16,6 +17,8 @@ from tpo_dist.rollout.transformers_sampler import TransformersSampler, Transform
 from tpo_dist.rollout.vllm_sampler import VLLMSampler, VLLMSampling
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # importing what is not ours warns
+
+LONG = 256
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +43,12 @@ def transformers_samplers(folder, **changes):
     return make, lambda: None
 
 
-def vllm_samplers(folder, **changes):
+def vllm_samplers(folder, kind="inproc", **changes):
     """The same over one engine."""
     pytest.importorskip("vllm")
-    options = VLLMSampling(max_sequences=24)
-    first = options.build(about(folder, **{"stop": ("",), **changes}))  # where texts may stop it, it has a tokenizer
+    options = VLLMSampling(engine=kind, max_sequences=24)
+    sizes = {"stop": ("",), "max_tokens": LONG}  # where texts may stop it, it has a tokenizer
+    first = options.build(about(folder, **{**sizes, **changes}))
 
     def make(**changes):
         first.engine._about = about(folder, **changes)
@@ -53,9 +57,23 @@ def vllm_samplers(folder, **changes):
     return make, first.close
 
 
+def vllm_async_samplers(folder, **changes):
+    """The same over one engine beside this process, of which nothing may be left."""
+    make, close = vllm_samplers(folder, "async", **changes)
+    pid = make().engine.pid
+    assert pid in pids_running("EngineCore")
+
+    def end():
+        close()
+        assert pid not in pids_running("EngineCore")
+
+    return make, end
+
+
 SAMPLERS = [
     pytest.param(transformers_samplers, id="transformers"),
     pytest.param(vllm_samplers, id="vllm", marks=pytest.mark.vllm),
+    pytest.param(vllm_async_samplers, id="vllm-async", marks=pytest.mark.vllm),
 ]
 
 
@@ -275,11 +293,12 @@ def test_adapters_alone_are_enough(make_adapted, folder):
 
 @pytest.mark.parametrize("make_adapted", SAMPLERS[1:], indirect=True)
 def test_adapters_change_on_the_way(make_adapted, folder):
-    sampler, models = make_adapted(adapters=Adapters(rank=4, scale=1.5)), {v: adapted(folder, v) for v in (1, 2)}
+    sampler = make_adapted(adapters=Adapters(rank=4, scale=1.5), max_tokens=LONG, end_tokens=())
+    models = {version: adapted(folder, version) for version in (1, 2)}
     sampler.load(models[1][1])
     prompts = questions([5, 33], first=7)
     sampler.submit(3, prompts, 4)
-    for _ in range(5):
+    for _ in range(3):
         sampler.step()
     sampler.load(models[2][1])  # its probe is computed beside eight candidates
     while sampler.pending:

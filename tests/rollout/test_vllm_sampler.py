@@ -11,7 +11,8 @@ from tests.rollout.language_models import about, all_plain_logps, changed, load,
 from tests.tiny import tiny_model
 from tpo_dist.errors import UsageError
 from tpo_dist.rollout.contract import StreamingSampler, WrongWeights
-from tpo_dist.rollout.vllm_sampler import VLLMSampler, VLLMSampling, set_environment
+from tpo_dist.rollout.vllm.environment import set_environment
+from tpo_dist.rollout.vllm_sampler import VLLMSampler, VLLMSampling
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.vllm]
 

@@ -118,6 +118,17 @@ def test_work_that_raises_is_named(ray_cluster):
         list(fan_out(fail, [7], ["the second"]))
 
 
+def test_gpus_that_a_run_needs_are_reserved(ray_cluster, tmp_path):
+    """With a job's own keys; where the cluster has none, that is said at once."""
+    (file,) = few_runs(tmp_path, seeds=1)[:1]
+    options = {**file.setting.options, "learner.gpus": 1, "rollout.gpus": 0.5}
+    (batch,) = missing([replace(file, setting=replace(file.setting, options=options))])
+    assert batch.gpus == 1.0
+    assert missing([file])[0].gpus == 0.0
+    with pytest.raises(RunFailed, match=r"tpo_token 2 seed 0 asks for 1 of 0 GPUs of the cluster"):
+        execute([batch], ClusterConfig(), lambda progress: None)
+
+
 def test_a_study_killed_half_way_goes_on_and_ends_with_the_same_table(tmp_path, monkeypatch, capsys):
     arguments = ("study", "vocabulary", "--only", "dg", "--where", "vocab=2", "--seeds", 8, "--budget", 0.05)
     small = ("rollout.groups_per_step=4", "rollout.block_size=4", "task.length=4", "--local", "--json")
@@ -171,9 +182,11 @@ def test_a_budget_is_a_share_of_the_steps():
     [
         (["terminl"], "did you mean 'terminal'"),
         ([], "name one of one_context"),
-        (["terminal", "--only", "tpoo"], "did you mean 'tpo'"),
+        (["terminal", "--only", "tpoo"], "--only tpoo: study 'terminal' has no such setting. Fix: did you mean 'tpo'?"),
+        (["terminal", "--only", ""], "--only '': it names nothing. Fix: leave it out"),
+        (["terminal", "--where", " ,"], "--where ' ,': it names nothing. Fix: leave it out"),
         (["terminal", "--where", "size=7"], "has no such label"),
-        (["terminal", "--where", "length=11"], "no such setting"),
+        (["terminal", "--where", "length=11"], "--where length=11: study 'terminal' has no such setting"),
         (["terminal", "--where", "length"], "length=7"),
         (["terminal", "learner.lr=3"], "there is no such key"),
         (["terminal", "learner.epochs=-1"], "greater than or equal to 1"),
@@ -187,6 +200,7 @@ def test_a_budget_is_a_share_of_the_steps():
         (["digits", "learner.device=cuda"], "setting.learner.device: there is no such key"),
         (["digits", "source=minst"], "setting.source = 'minst'"),
         (["digits", "method=pg"], "choose among the study's methods with --only"),
+        (["digits", "source=folder", "path=/nowhere"], "path = '/nowhere': there is no such folder. Fix: give one"),
         (["terminal", "--out", "/proc/nowhere"], "--out /proc/nowhere: cannot be written"),
     ],
 )
@@ -206,6 +220,16 @@ def test_options_of_a_bandit_reach_its_runs(tmp_path, monkeypatch, capsys):
     assert json.loads(told)["finished"] == 4
     described = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("runs/*/setting.json")]
     assert [setting["options"]["source"] for setting in described] == ["folder", "folder"]
+
+
+def test_images_that_cannot_be_read_are_refused_before_anything_starts(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(b"<html>not found</html>")
+    arguments = ("study", "digits", "--only", "tpo", *REHEARSAL, "--out", tmp_path / "out")
+    code, out, err = call(monkeypatch, capsys, *arguments, "source=folder", f"path={tmp_path}")
+    assert (code, out) == (2, "")
+    assert "t10k-labels-idx1-ubyte: starts with 0x3c68746d" in err
+    assert not (tmp_path / "out" / "digits").exists()
 
 
 def test_every_setting_can_be_named(tmp_path, monkeypatch, capsys):

@@ -80,6 +80,19 @@ def test_steps_are_those_of_the_mean_curve(tmp_path):
     assert math.isinf(steps.mean)
     assert steps.reaching == 1
     assert math.isnan(steps.standard_error)
+    assert "| tpo | never, 1 of 2 seeds |" in markdown(study, [steps])
+
+
+def test_a_run_without_a_curve_counts_for_nothing(tmp_path):
+    """As one of an older version may be, whose metrics had other names."""
+    study = small_study({})
+    files = run_files(tmp_path, study.settings, range(2))
+    files[0].write({"step": np.array([1.0, 2.0]), "failures": np.array([1.0, 1.0])})
+    files[1].write({"step": np.array([1.0, 2.0]), "error": np.array([1.0, 0.02])})
+    final, steps = estimates(study, files)
+    assert (final.mean, final.reaching, final.seeds) == (pytest.approx(2.0), 1, 2)
+    assert (steps.mean, steps.reaching, steps.seeds) == (2.0, 1, 2)
+    assert "2.00, 1 of 2 seeds" in markdown(study, [final])
 
 
 def test_a_mean_curve_is_of_the_seeds_that_have_a_number():

@@ -123,7 +123,8 @@ class _Taker:
         adapters = None if rank is None else Adapters(rank, 1.0)
         about = Generation(path=path, adapters=adapters, max_prompt_tokens=64, max_tokens=8, end_tokens=(0,), seed=0)
         self._sampler = VLLMSampling(max_sequences=4).build(about)
-        self._watch, engine = Stopwatch(), self._sampler.engine
+        self._watch = Stopwatch()
+        engine: Any = self._sampler.engine
         engine.load = self._watch.timed("load", engine.load)
         engine.logps = self._watch.timed("probe", engine.logps)
 

@@ -24,7 +24,7 @@ def show(title: str, rows: Mapping[str, str], result: Mapping[str, Any], as_json
     table = Table(title=title, title_justify="left", show_header=False)
     for name, text in rows.items():
         table.add_row(name, text)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def progress(as_json: bool) -> Callable[[str], None]:

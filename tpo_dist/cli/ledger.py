@@ -61,7 +61,7 @@ def ledger(
 
 
 def _show(found: "Audit") -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(box=box.SIMPLE, pad_edge=False)
     for title in ("state", "draws", "blocks"):
         table.add_column(title, justify="left" if title == "state" else "right")
@@ -69,7 +69,7 @@ def _show(found: "Audit") -> None:
         table.add_row(state, str(found.draws[state]), str(blocks))
     console.print(table)
     for name, text in _lines(found):
-        console.print(f"{name:12}{text}", soft_wrap=True, markup=False)
+        console.print(f"{name:12}{text}", soft_wrap=True)
 
 
 def _lines(found: "Audit") -> Iterator[tuple[str, str]]:

@@ -31,6 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # rich's own takes what stands in brackets for a style, and shows nothing of it
     help="Target Policy Optimization and its baselines, distributed on Ray.",
 )
 app.command()(train)

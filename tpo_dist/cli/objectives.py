@@ -20,8 +20,8 @@ def objectives(
     """Every objective: its update rule, what it needs, when to use it, its paper.
 
     JSON: a list of objects with the keys name, paper, rule, group (compares candidates of one prompt), reference (can
-    hold on to a reference policy), epochs, when, options (with defaults), scale, min_group_size, needs_greedy,
-    reference_by_default.
+    hold on to a reference policy), epochs, when, options (with defaults), options_in_words (defaults that are others
+    for language models), scale, min_group_size, needs_greedy, reference_by_default.
     """
     from tpo_dist.objective.catalogue import catalogue, needs
 

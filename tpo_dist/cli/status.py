@@ -59,7 +59,7 @@ def status(
     if as_json:
         print(json.dumps(_as_object(look), ensure_ascii=False))
     else:
-        Console(highlight=False).print(view(look), soft_wrap=True)
+        Console(highlight=False, markup=False).print(view(look), soft_wrap=True)
 
 
 def _as_object(look: "Observed") -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _list(folders: list[Path], runs_dir: str, as_json: bool) -> None:
     for row in rows:
         steps = "" if row["steps"] is None else f"{row['step']} of {row['steps']}"
         table.add_row(Text(row["name"]), Text(row["word"], _STYLES.get(row["word"], "")), steps)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     for row in rows:
         if row["error"]:
             print(row["error"])
@@ -114,7 +114,7 @@ def _watch(folder: Path) -> int:
     """Look again and again until nobody trains the run; the exit code."""
     from tpo_dist.programs.observe import observe
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     show = _live if console.is_terminal else _log
     try:
         with show(console) as shown:

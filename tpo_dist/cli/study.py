@@ -18,10 +18,11 @@ _HELP = """Run a study: `tpo-dist study NAME`, and again to go on where it was i
 
 Finished runs are kept under OUT/runs and never repeated, whichever study asked for them. Results go to OUT/NAME:
 results.csv, estimates.csv, table.md, figures, study.json. `key=value` sets a key of every run: of a job, such as
-learner.device=cuda, or of a bandit, such as source=mnist, or source=folder path=FOLDER, for digits. A budget under 0.05
-is a rehearsal: two steps of every run, in seconds, through the same code.
+learner.optimizer.lr=3e-4, or of a bandit, such as source=mnist, or source=folder path=FOLDER, for digits. A budget
+under 0.05 is a rehearsal: two steps of every run, in seconds, through the same code.
 
-With --json, standard output is one object: study, folder, runs, finished, budget, table, results, figures.
+With --json, standard output is one object: study, folder, runs, finished, budget, table, results, figures; with --list
+a list of objects: name, title, source, settings (how many), seeds, methods, labels (the values of each), reported.
 Exit code: 0 done, 1 a run failed, 2 mistake in what was given, 130 interrupted.
 """
 
@@ -29,7 +30,9 @@ Exit code: 0 done, 1 a run failed, 2 mistake in what was given, 130 interrupted.
 def study(
     name: Annotated[str | None, typer.Argument(help="Study; --list names them.")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every run.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to this; all of the study's if not given.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many seeds, from 0 on; the study's if not given.")
+    ] = None,
     budget: Annotated[float, typer.Option(min=1e-6, max=1.0, help="Share of the steps of every run.")] = 1.0,
     only: Annotated[str | None, typer.Option(help="Methods, such as tpo,grpo.")] = None,
     where: Annotated[
@@ -91,7 +94,7 @@ def _list(studies: Sequence["Study"], as_json: bool) -> None:
         table.add_column(column)
     for one in studies:
         table.add_row(one.name, one.title, f"{len(one.settings)} x {one.seeds}", one.source)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _run(
@@ -158,7 +161,7 @@ def _conclude(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    console = Console()
+    console = Console(markup=False)
     console.print(Markdown(Path(summary["table"]).read_text(encoding="utf-8")))
     console.print(f"{summary['finished']} of {summary['runs']} runs finished; results in {summary['folder']}")
     for figure in summary["figures"]:
@@ -172,7 +175,7 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        console = Console(stderr=True)
+        console = Console(stderr=True, markup=False)
         self._live = console.is_terminal and not quiet
         self._quiet, self._before, self._runs, self._said = quiet, before, runs, 0.0
         columns = (

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from tpo_dist.programs.folder import short_path
 from tpo_dist.programs.run import Run
@@ -53,7 +54,7 @@ class View:
 
     def __init__(self, run: Run, *, quiet: bool, local: bool = False) -> None:
         self._run, self._quiet, self._local = run, quiet, local
-        self._console = Console(file=sys.stderr if quiet else sys.stdout, quiet=quiet, highlight=False)
+        self._console = Console(file=sys.stderr if quiet else sys.stdout, quiet=quiet, highlight=False, markup=False)
         self._progress = Progress(
             TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
             TimeRemainingColumn(), console=self._console,
@@ -107,7 +108,7 @@ class View:
         self._progress.update(self._task, completed=row["step"])
         if self._live is not None:
             title, notice = self._run.config.name, self._notice or "Ctrl-C ends it after the step, with a checkpoint"
-            self._live.update(Panel(Group(_columns(row), self._progress), title=title, subtitle=notice))
+            self._live.update(Panel(Group(_columns(row), self._progress), title=title, subtitle=Text(notice)))
         elif time.monotonic() >= self._line_due or row["step"] == self._run.config.steps:
             self._line_due = time.monotonic() + _LINE_EVERY_SECONDS
             self._console.print(self._line(row), soft_wrap=True)

@@ -24,6 +24,7 @@ def catalogue() -> list[dict[str, Any]]:
                 "epochs": objective.epochs,
                 "when": method.when,
                 "options": {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)},
+                "options_in_words": dict(method.in_words),
                 "scale": method.scale,
                 "min_group_size": objective.min_group_size,
                 "needs_greedy": objective.needs_greedy,

@@ -8,7 +8,7 @@ from torch import Tensor
 from tpo_dist.errors import UsageError
 from tpo_dist.objective.advantages import advantages
 from tpo_dist.objective.groups import Groups
-from tpo_dist.objective.ratios import log_ratios
+from tpo_dist.objective.ratios import divergence_under_base, log_ratios
 from tpo_dist.objective.surrogate import aggregate
 
 
@@ -39,9 +39,8 @@ class MDPO:
     def loss(self, logps_GKT: Tensor, groups: Groups, signal: Tensor) -> Tensor:
         """The linearised gain and the KL to the snapshot, mean over all tokens."""
         log_ratio_GKT = log_ratios(logps_GKT, groups.old_logps_GKT, groups.live)
-        ratio_GKT = log_ratio_GKT.exp()
-        kl_GKT = ratio_GKT * log_ratio_GKT - ratio_GKT + 1.0
-        return aggregate(kl_GKT / self.step_size - signal * ratio_GKT, groups, "token_mean")
+        kl_GKT = divergence_under_base(log_ratio_GKT)
+        return aggregate(kl_GKT / self.step_size - signal * log_ratio_GKT.exp(), groups, "token_mean")
 
     def diagnostics(self, groups: Groups, signal: Tensor) -> dict[str, float]:
         """Nothing: there is no target."""

@@ -9,7 +9,7 @@ from tpo_dist.objective.contract import Objective
 from tpo_dist.objective.diagnostics import kl_divergence, target_distance
 from tpo_dist.objective.distribution import group_logits
 from tpo_dist.objective.groups import Groups, candidate_mean, token_sum
-from tpo_dist.objective.ratios import k3, log_ratios
+from tpo_dist.objective.ratios import BOUND, divergence_under_base, log_ratios
 from tpo_dist.objective.tpo import TPO
 
 
@@ -18,8 +18,8 @@ class Progress:
     """Means over the groups of a batch."""
 
     kl: float
-    """KL(p | p_old) over each group in nats where the method has a group distribution; else the k3 estimate over
-    candidates of KL(pi | pi_old)."""
+    """KL(p | p_old) over each group in nats where the method has a group distribution; else KL(pi | pi_old) of whole
+    candidates, as those that pi_old drew estimate it: the mean of rho log rho - rho + 1."""
     distance: float | None
     """sum|p - q| between 0 and 2, where the method builds a target."""
 
@@ -41,4 +41,5 @@ def progress(objective: Objective, logps_GKT: Tensor, groups: Groups, signal: Te
         p_old_GK = objective.probabilities(groups.old_logps_GKT, groups)
         return Progress(kl_divergence(p_GK, p_old_GK).mean().item(), target_distance(p_GK, signal).mean().item())
     moved_GK = token_sum(log_ratios(logps_GKT, groups.old_logps_GKT, groups.live), groups.mask_GKT)
-    return Progress(candidate_mean(k3(moved_GK.clamp(-20.0, 20.0)), groups.present_GK).item(), None)
+    moved_GK = moved_GK.clamp(-BOUND, BOUND)
+    return Progress(candidate_mean(divergence_under_base(moved_GK), groups.present_GK).item(), None)

@@ -23,3 +23,12 @@ def k3(log_ratio: Tensor) -> Tensor:
     k3(-d) estimates the other direction, KL(base | pi), under base.
     """
     return torch.exp(-log_ratio) + log_ratio - 1.0
+
+
+def divergence_under_base(log_ratio: Tensor) -> Tensor:
+    """rho log rho - rho + 1, rho = pi / base: the non-negative estimator of KL(pi | base) under base (nats).
+
+    What the snapshot drew says with it how far pi has gone; what pi gave up counts 1 at most, where k3 explodes.
+    """
+    ratio = log_ratio.exp()
+    return ratio * log_ratio - ratio + 1.0

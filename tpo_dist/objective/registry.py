@@ -32,6 +32,8 @@ class Method:
 
     kind: type[Objective]
     options: Mapping[str, Any] = field(default_factory=dict)
+    in_words: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    """Defaults that are others where a language model answers in words."""
     paper: str = field(kw_only=True)
     """Authors, year, arXiv id."""
     rule: str = field(kw_only=True)
@@ -102,6 +104,7 @@ OBJECTIVES: dict[str, Method] = {
     ),
     "dg": Method(
         DG,
+        in_words={"gate": "candidate"},
         paper="Osband 2026, arXiv 2603.14608",
         rule="-Σ sg[σ(-A log π/η) A] log π, A = r - batch mean",
         when="single samples, one epoch",

@@ -14,6 +14,10 @@ from tpo_dist.objective.scores import standardised_scores, zero_variance
 from tpo_dist.objective.target import target_cross_entropy, tpo_target, tpo_target_no_anchor
 from tpo_dist.objective.temperature import solve_temperature, tilt_divergence
 
+PAPER_LENGTH = 10
+"""Tokens of the paper's longest outputs with scores for whole answers; its `sequence` is what runs up to there take."""
+LONG: GroupDistribution = "ratio"
+"""What runs with longer outputs take (study `long_outputs`)."""
 ETA_RANGE = 1e4
 """Factor by which a KL budget may move eta either way."""
 
@@ -28,8 +32,9 @@ class TPO:
 
     eta: float = 1.0
     """Temperature of the target; smaller trusts the scores more."""
-    group_distribution: GroupDistribution = "sequence"
-    """sequence (the paper's), length_mean or ratio: see `distribution.py`."""
+    group_distribution: GroupDistribution | None = None
+    """sequence (the paper's), length_mean or ratio: see `distribution.py`. null: in a run, sequence for outputs of up
+    to 10 tokens, the paper's longest, and ratio for longer ones; elsewhere sequence."""
     score_floor: float = 0.0
     """f in u = (s - mean) / sqrt(var + f^2) (ours): scores that differ by much less than f hardly count."""
     kl_budget: float | None = None
@@ -81,9 +86,8 @@ class TPO:
         return torch.softmax(self._logits(logps_GKT, groups), dim=-1)
 
     def _logits(self, logps_GKT: Tensor, groups: Groups) -> Tensor:
-        return group_logits(
-            logps_GKT, groups.old_logps_GKT, groups.mask_GKT, groups.present_GK, self.group_distribution
-        )
+        distribution = self.group_distribution or "sequence"
+        return group_logits(logps_GKT, groups.old_logps_GKT, groups.mask_GKT, groups.present_GK, distribution)
 
     def _scores(self, groups: Groups) -> Tensor:
         dtype = groups.old_logps_GKT.dtype

@@ -61,7 +61,8 @@ def make_objective(config: RunConfig) -> Objective:
     """The objective. Raises UsageError for options that it refuses."""
     method = lookup("objective", config.objective.name, OBJECTIVES)
     kinds = {name: each.kind for name, each in OBJECTIVES.items()}
-    return build("objective", method.kind, config.objective.options, method.options, kinds)
+    preset = {**method.options, **(method.in_words if in_words(config) else {})}
+    return build("objective", method.kind, config.objective.options, preset, kinds)
 
 
 def sampler_options(config: RunConfig) -> Any:

@@ -6,7 +6,7 @@ import re
 from tpo_dist.config import ComponentConfig, RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.objective import OBJECTIVES, Objective
-from tpo_dist.objective.tpo import TPO
+from tpo_dist.objective.tpo import LONG, PAPER_LENGTH, TPO
 from tpo_dist.policies import TextPolicyOptions
 from tpo_dist.policies.causal_lm import CausalLMOptions
 from tpo_dist.programs.parts import (
@@ -56,6 +56,10 @@ def resolve(config: RunConfig) -> RunConfig:
     refuse_sampler(resolved)
     refuse_mismatch(resolved, options, policy)
     task = make_task(resolved)
+    if isinstance(objective, TPO) and objective.group_distribution is None:
+        short = candidates == "token" or task.completion_length <= PAPER_LENGTH
+        objective = dataclasses.replace(objective, group_distribution="sequence" if short else LONG)
+        resolved = resolved.model_copy(update={"objective": _complete(config.objective, objective)})
     if candidates == "token":
         _refuse_token_level(resolved, task, objective)
     if config.log.oracle and not isinstance(task, Answers):

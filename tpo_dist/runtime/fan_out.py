@@ -36,14 +36,23 @@ def fan_out(
     items: Sequence[T],
     names: Sequence[str],
     silent_seconds: float = 1800.0,
+    gpus: Sequence[float] | None = None,
 ) -> Iterator[Event[R]]:
     """Call `function(item, report)` for every item, one CPU each, and yield what is heard of them.
 
-    A process that dies is replaced, and its item begins again. Raises RunFailed, naming the item, where one raises,
-    where its process died too often, or where nothing is heard of any for `silent_seconds`.
+    `gpus`: how many each item gets besides; from one that gets none, Ray hides them. A process that dies is replaced,
+    and its item begins again. Raises RunFailed, naming the item, where one raises, where its process died too often,
+    where it asks for more GPUs than there are, or where nothing is heard of any for `silent_seconds`.
     """
+    wanted, there = gpus or [0.0] * len(items), ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
+    for name, number in zip(names, wanted, strict=True):
+        if number > there:
+            raise RunFailed(f"{name} asks for {number:g} of {there:g} GPUs of the cluster; it would wait for ever")
     board = _Board.remote()  # type: ignore[attr-defined]
-    pending = {_work.remote(function, item, index, board): index for index, item in enumerate(items)}
+    pending = {
+        _work.options(num_gpus=wanted[index]).remote(function, item, index, board): index
+        for index, item in enumerate(items)
+    }
     heard = time.monotonic()
     known: dict[int, float] = {}
     try:

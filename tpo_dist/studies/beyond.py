@@ -43,7 +43,10 @@ LONG_OUTPUTS = Study(
         Reported(name="effective group size, last steps", curve="effective_group_size"),
         Reported(name="target distance, last steps", curve="target_distance"),
     ),
-    figures=(Figure(panels=("length", "vocab"), curves=("error",)),),
+    figures=(
+        Figure(panels=("length", "vocab")),
+        Figure(panels=("length", "vocab"), curves=("effective_group_size", "target_distance")),
+    ),
     note="Reverse copy, score = fraction of right tokens, 32 prompts, K=8, AdamW 1e-3, 2 epochs.",
 )
 

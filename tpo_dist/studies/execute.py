@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from tpo_dist.config import ClusterConfig
-from tpo_dist.errors import RunFailed
+from tpo_dist.errors import RunFailed, UsageError
 from tpo_dist.process import keep_freed_memory
-from tpo_dist.studies.engines import ENGINES, SEEDS_TOGETHER
+from tpo_dist.studies.engines import ENGINES, SEEDS_TOGETHER, check_data
 from tpo_dist.studies.runs import RunFile
 
 CONNECT_SECONDS = 30.0
@@ -30,6 +30,12 @@ class Batch:
         seeds = [file.seed for file in self.files]
         labels = " ".join(str(value) for value in self.files[0].setting.labels.values())
         return f"{labels} seed {seeds[0]}" if len(seeds) == 1 else f"{labels} seeds {seeds[0]} to {seeds[-1]}"
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that its process needs; learner and sampler share them."""
+        options = self.files[0].setting.options
+        return max(float(options.get(f"{role}.gpus") or 0) for role in ("learner", "rollout"))
 
     @property
     def work(self) -> int:
@@ -81,14 +87,19 @@ def simulate(batch: Batch, report: Callable[[float], None]) -> list[dict[str, ND
 def execute(batches: Sequence[Batch], ray: ClusterConfig | None, show: Callable[[Progress], None]) -> None:
     """Run all batches and store each as it ends; `show` hears how far it is. `ray` None: one after another, here.
 
-    Raises RunFailed, naming the run, where one fails; those finished before stay.
+    Raises RunFailed, naming the run, where one fails; those finished before stay. Raises UsageError for data that is
+    missing or damaged, before anything starts, and where this process lacks the device asked for.
     """
+    for batch in batches:
+        check_data(batch.files[0].setting.engine, batch.files[0].setting.options)
     watch = _Watch(batches, show)
     if ray is None:
         for index, batch in enumerate(batches):
             watch.note(index, 0.0)
             try:
                 curves = simulate(batch, partial(watch.note, index))
+            except UsageError:
+                raise
             except Exception as error:
                 raise RunFailed(f"{batch.name} failed: {type(error).__name__}: {error}") from error
             _store(batch, curves)
@@ -98,7 +109,8 @@ def execute(batches: Sequence[Batch], ray: ClusterConfig | None, show: Callable[
     from tpo_dist.runtime.fan_out import fan_out
 
     with cluster(ray, CONNECT_SECONDS):
-        for event in fan_out(simulate, batches, [batch.name for batch in batches]):
+        names, gpus = [batch.name for batch in batches], [batch.gpus for batch in batches]
+        for event in fan_out(simulate, batches, names, gpus=gpus):
             if event.result is None:
                 watch.note(event.index, event.done)
             else:

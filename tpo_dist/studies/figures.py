@@ -12,20 +12,34 @@ from tpo_dist.studies.runs import RunFile
 from tpo_dist.studies.tables import Estimate, mean_curve
 
 _COLOURS = {
-    "tpo": "#2c7bb6",
-    "tpo_token": "#2c7bb6",
-    "grpo": "#fd8d3c",
-    "grpo_token": "#fd8d3c",
-    "grpo_no_kl": "#d95f0e",
-    "ppo": "#74add1",
-    "dg": "#d7191c",
+    "tpo": "#1f77b4",
+    "tpo_token": "#1f77b4",
+    "grpo": "#ff7f0e",
+    "grpo_token": "#ff7f0e",
+    "grpo_no_kl": "#8c564b",
+    "ppo": "#2ca02c",
+    "dg": "#d62728",
     "reinforce": "#636363",
     "pg": "#636363",
-    "group_pg": "#5e3c99",
-    "tpo_no_anchor": "#1a9850",
-    "grpo_masked": "#8c510a",
-    "gspo": "#8c510a",
+    "ce": "#000000",
+    "group_pg": "#9467bd",
+    "tpo_no_anchor": "#17becf",
+    "grpo_masked": "#e377c2",
+    "gspo": "#e377c2",
 }
+_OTHERS = ("#1b9e77", "#7570b3", "#17becf", "#e7298a", "#66a61e", "#e6ab02", "#666666", "#000000")
+"""For what has no colour of its own, in the order of the lines."""
+_AXES = {
+    "mechanism_surplus_bin3": "surplus over one-vs-rest, c > 3/4",
+    "concentration": "wrong-class concentration c",
+    "grad_norm_first": "gradient norm, first epoch",
+    "all_fail": "share of all-fail groups",
+    "signal_on_winners": "|signal| on winners",
+    "signal_on_losers": "|signal| on losers",
+    "misalignment": "misalignment, 1 - cos",
+    "target_distance": "sum |q - p|",
+}
+"""What the vertical axis of a curve says, where the metric's name would not."""
 _LEAST = 1e-4  # what a logarithmic axis shows of an error that is exactly 0
 _POINTS = 400  # curves are averaged over windows to about so many points
 
@@ -86,7 +100,7 @@ def _name(setting: Setting, names: Sequence[str]) -> str:
 def _style(name: str, lines: Mapping[str, Any]) -> Any:
     method = name.split(" ")[0]
     alone = name == method
-    return _COLOURS.get(method) if alone and method in _COLOURS else f"C{len(lines) % 10}"
+    return _COLOURS[method] if alone and method in _COLOURS else _OTHERS[len(lines) % len(_OTHERS)]
 
 
 def _curves(
@@ -106,7 +120,7 @@ def _curves(
         lines.setdefault(name, line)
         low = np.maximum(value - error, _LEAST) if figure.log else value - error
         axis.fill_between(step, low, value + error, color=colour, alpha=0.18, linewidth=0)
-    axis.set(xlabel="step", ylabel=curve.replace("_", " "))
+    axis.set(xlabel="step", ylabel=_AXES.get(curve, curve.replace("_", " ")))
     if figure.log:
         axis.set_yscale("log")
     if figure.x_log:

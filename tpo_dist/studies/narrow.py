@@ -21,8 +21,12 @@ _THE_STUDY_S = {
 def narrowed(study: Study, only: str | None, where: str | None, overrides: Sequence[str], budget: float) -> Study:
     """The study with the settings that were asked for. Raises UsageError where none is left, or a key cannot be set."""
     settings = list(study.settings)
-    wanted = [("method", [name.strip() for name in only.split(",")])] if only else []
-    wanted += [(key, [value]) for key, value in (_pair(part, "--where") for part in (where or "").split(",") if part)]
+    for flag, text in (("--only", only), ("--where", where)):
+        if text is not None and not text.strip(" ,"):
+            raise UsageError(f"{flag} {text!r}", "it names nothing", "leave it out, to run everything")
+    wanted = [] if only is None else [("method", [name.strip() for name in only.split(",") if name.strip()])]
+    parts = [] if where is None else [part.strip() for part in where.split(",") if part.strip()]
+    wanted += [(key, [value]) for key, value in (_pair(part, "--where") for part in parts)]
     for label, values in wanted:
         known = list(dict.fromkeys(str(s.labels[label]) for s in settings if label in s.labels))
         if not known:
@@ -31,10 +35,8 @@ def narrowed(study: Study, only: str | None, where: str | None, overrides: Seque
             )
         for value in values:
             if value not in known:
-                flag = "--only" if label == "method" and only else f"--where {label}="
-                raise UsageError(
-                    f"{flag} {value}", f"study {study.name!r} has no such setting", nearest(value, known).rstrip("?")
-                )
+                asked = f"--only {value}" if label == "method" and only else f"--where {label}={value}"
+                raise UsageError(asked, f"study {study.name!r} has no such setting", nearest(value, known))
         settings = [s for s in settings if str(s.labels.get(label)) in values]
     if not settings:
         raise UsageError(f"--where {where}", "no setting has all these labels", "see the labels in --list --json")

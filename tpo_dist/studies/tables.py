@@ -25,7 +25,7 @@ class Estimate:
     """NaN with one seed."""
     seeds: int
     reaching: int
-    """Seeds with a finite number."""
+    """Seeds with a finite number: of a final value all, of steps to a threshold those that got there."""
 
     @property
     def paper(self) -> float | None:
@@ -41,8 +41,9 @@ class Estimate:
 
     def __str__(self) -> str:
         spread = f" ± {_short(self.standard_error)}" if math.isfinite(self.standard_error) else ""
+        some = f", {self.reaching} of {self.seeds} seeds" if 0 < self.reaching < self.seeds else ""
         held = "" if self.paper is None else f" (paper {_short(self.paper)})"
-        return f"{_short(self.mean)}{spread}{held}"
+        return f"{_short(self.mean)}{spread}{some}{held}"
 
 
 def _short(number: float) -> str:
@@ -98,7 +99,8 @@ def estimates(study: Study, files: Sequence[RunFile]) -> list[Estimate]:
     """Mean and standard error over the finished seeds of every setting.
 
     The steps to a threshold are those of the mean curve, as in the paper: the first step at which the mean over seeds
-    is under it. Their standard error is that of the seeds' own numbers, where all reach it.
+    is under it. Their standard error is that of the seeds' own numbers, where all reach it. Where fewer than all seeds
+    have a number, the table says how many.
     """
     found = []
     for setting in study.settings:
@@ -111,7 +113,7 @@ def estimates(study: Study, files: Sequence[RunFile]) -> list[Estimate]:
             finite = numbers[np.isfinite(numbers)]
             mean = float(finite.mean()) if len(finite) else math.inf
             if reported.kind == "steps_to":
-                mean = measure(mean_curve(runs, reported.curve), reported)
+                mean = measure(mean_curve([r for r in runs if reported.curve in r.columns], reported.curve), reported)
             spread = float(finite.std(ddof=1)) / math.sqrt(len(finite)) if len(finite) > 1 else math.nan
             if len(finite) < len(numbers) or not math.isfinite(mean):
                 spread = math.nan

@@ -49,7 +49,7 @@ def stages_of(
         where = f"curriculum[{number}]"
         for key in given:
             if key not in _KEYS:
-                raise UsageError(f"{where}.{key}", "there is no such key of a stage", nearest(key, _KEYS).rstrip("?"))
+                raise UsageError(f"{where}.{key}", "there is no such key of a stage", nearest(key, _KEYS))
         last, draws = number == len(curriculum or [{}]) - 1, given.get("draws")
         if last and draws is not None:
             raise UsageError(f"{where}.draws = {draws}", "the last stage goes on to the end of the run", "leave it out")

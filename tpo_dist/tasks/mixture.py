@@ -124,7 +124,7 @@ def _member(where: str, settings: str) -> TextTask:
     known = [name for name in TEXT_TASKS if name != "mixture"]
     if given.get("name") not in known:
         reason = "is not a task in words that a mixture can hold"
-        fix = nearest(str(given.get("name")), known).rstrip("?")
+        fix = nearest(str(given.get("name")), known)
         raise UsageError(f"{where}.name = {given.get('name')!r}", reason, fix)
     options = {key: value for key, value in given.items() if key not in ("name", "weight")}
     return build_text_task(str(given["name"]), options, where)

@@ -69,7 +69,7 @@ class ReasoningGym(OneSource):
         prompts = require("reasoning_gym.utils", "reasoning-gym").SYSTEM_PROMPTS
         if self.instructions not in prompts:
             where = f"task.instructions = {self.instructions!r}"
-            raise UsageError(where, "Reasoning Gym has no such prompt", nearest(self.instructions, prompts).rstrip("?"))
+            raise UsageError(where, "Reasoning Gym has no such prompt", nearest(self.instructions, prompts))
         return str(prompts[self.instructions]).strip()
 
     def check(self) -> None:
@@ -182,7 +182,7 @@ def _config(name: str, stage: Stage) -> Any:
     for key in given:
         if key not in fields:
             reason = "the seed is the run's" if key == "seed" else f"Reasoning Gym's {name} has no such parameter"
-            raise UsageError(f"task.parameters.{key}", reason, nearest(key, fields).rstrip("?"))
+            raise UsageError(f"task.parameters.{key}", reason, nearest(key, fields))
     try:
         return kind(**{**_level_parameters(name, stage.levels()), **given})
     except TypeError as error:
@@ -200,7 +200,7 @@ def _level_parameters(name: str, levels: dict[str, int]) -> dict[str, Any]:
     for attribute, level in levels.items():
         if attribute not in curriculum.attributes:
             reason = f"Reasoning Gym's curriculum of {name} has no such attribute"
-            raise UsageError(f"task.levels.{attribute}", reason, nearest(attribute, curriculum.attributes).rstrip("?"))
+            raise UsageError(f"task.levels.{attribute}", reason, nearest(attribute, curriculum.attributes))
         count = len(curriculum.attributes[attribute].levels)
         if not 0 <= level < count:
             reason = f"the levels of {attribute} run from 0 to {count - 1}"
@@ -219,7 +219,7 @@ def _known(name: str) -> tuple[Any, Any]:
     require("reasoning_gym")  # registers them
     names = [each for each in known if each != "composite"]  # the task `mixture` mixes
     if name not in names:
-        fix = "use the task mixture" if name == "composite" else nearest(name, names).rstrip("?")
+        fix = "use the task mixture" if name == "composite" else nearest(name, names)
         raise UsageError(f"task.dataset = {name!r}", "Reasoning Gym has no such data set", fix)
     return known[name]
 

@@ -192,13 +192,13 @@ def load_scorer(path: str) -> Scorer:
     if not colon:
         place, _, name = path.rpartition(".")
     if not place or not name.isidentifier():
-        known = nearest(path, [OWN, *REWARDS]).rstrip("?")
+        known = nearest(path, [OWN, *REWARDS])
         raise UsageError(where, "is neither a known reward nor a function's path", f"write file.py:function; {known}")
     module = _load_file(where, Path(place)) if place.endswith(".py") else _load_module(where, place)
     found = getattr(module, name, None)
     if found is None:
         functions = [each for each, value in vars(module).items() if inspect.isfunction(value)]
-        raise UsageError(where, f"there is no {name} in {place}", nearest(name, functions).rstrip("?"))
+        raise UsageError(where, f"there is no {name} in {place}", nearest(name, functions))
     fix = "write a function score(prompt, completion, answer) that returns a number"
     if not callable(found) or inspect.isclass(found):
         kind = "class" if inspect.isclass(found) else type(found).__name__

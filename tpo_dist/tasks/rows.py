@@ -124,7 +124,7 @@ def _objects(values: Any, where: str) -> list[Row]:
 def _refuse_missing(row: Row, fields: Collection[str], where: str) -> None:
     for name in sorted(fields):
         if row.get(name) is None:
-            raise UsageError(where, f"has no field {name!r}", nearest(name, row).rstrip("?"))
+            raise UsageError(where, f"has no field {name!r}", nearest(name, row))
 
 
 def _from_hub(name: str, split: str, subset: str | None) -> Sequence[Row]:

@@ -59,7 +59,7 @@ def refuse_sinks(names: Sequence[str]) -> None:
     """Raises UsageError for a name that is no sink, or given twice."""
     for name in names:
         if name not in SINKS:
-            raise UsageError(f"log.sinks: {name!r}", "there is no such sink", nearest(name, SINKS).rstrip("?"))
+            raise UsageError(f"log.sinks: {name!r}", "there is no such sink", nearest(name, SINKS))
         if names.count(name) > 1:
             raise UsageError(f"log.sinks: {name!r}", "is named twice", "name it once")
 

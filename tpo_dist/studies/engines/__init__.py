@@ -10,6 +10,7 @@ from tpo_dist.components import build
 from tpo_dist.studies.engines.digits import DigitsBandit, simulate_digits
 from tpo_dist.studies.engines.tabular import ManyContexts, OneContext, simulate_many_contexts, simulate_one_context
 from tpo_dist.studies.engines.training import train_curves, training_config
+from tpo_dist.tasks.digit_data import load_digits
 
 Curves = dict[str, NDArray[np.float64]]
 
@@ -45,3 +46,10 @@ def check(engine: str, options: Mapping[str, Any], steps: int) -> None:
         training_config(options, steps)
     else:
         build("setting", _OPTIONS[engine], options)
+
+
+def check_data(engine: str, options: Mapping[str, Any]) -> None:
+    """Raise UsageError where the images that a program is to read are missing or damaged."""
+    if engine == "digits":
+        wanted = build("setting", DigitsBandit, options)
+        load_digits(wanted.source, wanted.path)

@@ -55,7 +55,7 @@ def train_curves(
             for done in local.train(Run(config, Path(folder))):
                 rows.append(values(done.metrics))
                 report(index * steps + done.step)
-        names = [name for name in rows[0] if name not in _TIMES + _CONSTANT]
+        names = dict.fromkeys(name for row in rows for name in row if name not in _TIMES + _CONSTANT)
         curve = {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
         curves.append({"step": np.arange(1.0, len(rows) + 1), **curve})
     return curves

@@ -1,0 +1,42 @@
+"""What an engine is: completions begin, go on together, and end; weights change between their tokens."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from tpo_dist.records import Array
+from tpo_dist.rollout.generation import Completion
+
+
+class VLLMEngine(Protocol):
+    """vLLM with one model, in whichever process."""
+
+    def add(self, name: str, prompt: list[int], temperature: float, seed: int, salt: str) -> None:
+        """Begin a completion. What prompts of one salt have in common is computed once."""
+        ...
+
+    def step(self) -> list[tuple[str, Completion]]:
+        """Work, or let work, for about one token of each candidate; the completions that ended since the last call, by
+        name."""
+        ...
+
+    def logps(self, tokens: list[int], salt: str) -> list[float]:
+        """Log-probs (nats, logits undivided) of each of these tokens but the first, under the weights of now.
+
+        Completions that are under way go on meanwhile.
+        """
+        ...
+
+    def load(self, arrays: Mapping[str, Array], version: int, *, keep_cache: bool) -> None:
+        """Take over these weights, or adapters, between two tokens; completions under way go on with them.
+
+        `keep_cache`: theirs goes on as well, else what came before is computed anew, under the new weights.
+        """
+        ...
+
+    def close(self) -> None:
+        """End vLLM and its processes; there is no further call."""
+        ...
+
+
+class EngineDied(RuntimeError):
+    """The process in which vLLM works is gone, and with it what it had under way."""
