@@ -36,6 +36,14 @@ def _command(pid: int) -> str:
         return ""
 
 
+def lives(pid: int) -> bool:
+    """Whether there is such a process; one that has ended, and is still in the table, is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> object:
     """The first true value of the condition."""
     end = time.monotonic() + seconds

@@ -523,6 +523,55 @@ def test_going_back_keeps_what_came_from_older_weights_and_revokes_the_rest():
     run(scenario())
 
 
+class KeptEvents:
+    """A journal in memory."""
+
+    def __init__(self):
+        self.events = []
+
+    def write(self, events):
+        self.events.extend(events)
+
+
+def test_no_worker_is_to_blame_for_weights_that_went_with_the_learner():
+    async def scenario():
+        kept = KeptEvents()
+        stream = make_stream(blocks_per_step=1, steps=9, max_staleness=2, journal=kept)
+        await stream.publish(0, "d0")
+        stream.try_lease("a")  # its weights may be newer by the time at which it begins
+        for version in (1, 2, 3):
+            await stream.publish(version, f"d{version}")
+        await stream.rollback(1, Settled())
+        await stream.publish(1, "d1")
+        await stream.publish(2, "new")
+        restarted = make_stream(history=History())
+        for event in kept.events:
+            restarted._state.apply(event)
+        for life in (stream, restarted):
+            for stamp in ((2, "d2"), (3, "d3")):
+                assert not await life.refuse([], "unknown", [stamp])
+            for stamp in ((0, "d0"), (1, "d1"), (2, "new"), (3, "new"), (4, "d4")):
+                assert await life.refuse([], "unknown", [stamp])
+            assert await life.refuse([], "lost")
+
+    run(scenario())
+
+
+def test_published_weights_are_remembered_only_while_somebody_may_have_them():
+    async def scenario():
+        stream = make_stream(blocks_per_step=1, steps=99, max_staleness=1)
+        for step in range(50):
+            await stream.publish(step, f"d{step}")
+            await make_ready(stream, step)
+            await stream.take(step, 0.02)
+            await stream.finish(step)
+        assert len(stream._state._published) <= 3
+        await stream.rollback(0, Settled())
+        assert len(stream._state.gone) <= 3
+
+    run(scenario())
+
+
 def test_a_checkpoint_ahead_of_what_was_heard_counts_its_step_as_trained():
     async def scenario():
         stream = make_stream()

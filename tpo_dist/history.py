@@ -55,6 +55,9 @@ class History:
         """Steps trained."""
         self.version, self.digest = -1, ""
         """The newest snapshot published, or -1."""
+        self._published: dict[int, str] = {}
+        self.gone: set[tuple[int, str]] = set()
+        """Version and digest of snapshots that a learner published, lately, which then went back before them."""
         self.queued: dict[int, OpenBlock] = {}
         self.in_flight: dict[int, OpenBlock] = {}
         self.ready: dict[int, OpenBlock] = {}
@@ -196,11 +199,17 @@ class History:
         settled = Settled.of(given.below, (*given.beyond, *(b for b in self._failed if b >= given.below)))
         self._below, self._beyond = settled.below, set(settled.beyond)
         self.finished, self.version, self.digest = _step(event), -1, ""
+        self.gone |= {known for known in self._published.items() if known[0] > self.finished}
+        self._published = {version: it for version, it in self._published.items() if version <= self.finished}
 
     def _publish(self, event: Event) -> None:
         if event.version is None or event.version <= self.version:
             raise Contradiction(f"version {event.version} is published after version {self.version}")
         self.version, self.digest = event.version, event.detail or ""
+        parts = (self.in_flight, self.ready, *self.taken.values())
+        oldest = min((entry.version for part in parts for entry in part.values()), default=self.version)
+        self._published = {version: it for version, it in self._published.items() if version >= oldest}
+        self._published[self.version] = self.digest
 
     def _pop_open(self, block: int) -> OpenBlock | None:
         for part in (self.queued, self.in_flight, self.ready):

@@ -176,10 +176,12 @@ class GroupStream:
         if self._state.finished >= self._rules.steps:
             self._admission.ring()
 
-    async def refuse(self, blocks: Collection[int], reason: str) -> None:
-        """These blocks, which the learner took, are no use to it, or their payload was lost: made again."""
+    async def refuse(self, blocks: Collection[int], reason: str, stamps: Collection[tuple[int, str]] = ()) -> bool:
+        """These blocks, which the learner took, are no use to it, or their payload was lost: made again. `stamps`: what
+        sampled them; whether their workers are to blame, as no learner that died since has published that."""
         taken = {block for step in self._state.taken.values() for block in step}
         self._requeue([block for block in blocks if block in taken], reason)
+        return self._state.gone.isdisjoint(stamps)
 
     async def lost(self, worker: str, reason: str) -> list[int]:
         """The worker's process is gone, and what it handed in with it; the blocks that are queued again for that.

@@ -118,6 +118,27 @@ class Plagued(Corrupted, DyingAtLoad, DyingIdle, OutOfMemory):
     at = 12
 
 
+class Behindhand(Wrapped):
+    """Where the learner goes back, it makes a block with the weights that it has, before it takes the older ones: so
+    does one that has several blocks under way, whose weights change between the lease and the first token."""
+
+    waiting = None
+
+    def load(self, snapshot):
+        if self.version is not None and snapshot.version < self.version:
+            self.waiting = snapshot
+        else:
+            super().load(snapshot)
+
+    def roll(self, draw_ids):
+        rolled = super().roll(draw_ids)
+        if self.waiting is not None:
+            super().load(self.waiting)
+            self.waiting = None
+            (self.folder / f"{self.name} was behindhand").touch()
+        return rolled
+
+
 class Mistaken(Wrapped):
     """Its scorer finds out in the fifth step that something is not set up."""
 

@@ -152,6 +152,17 @@ def test_workers_that_fail_by_themselves_are_replaced(small_config, local_run, m
     assert "digest" in next(fault.reason for fault in faults if fault.what == "refused")
 
 
+def test_no_worker_is_replaced_for_weights_that_went_with_the_learner(small_config, local_run, monkeypatch, tmp_path):  # noqa: F811
+    """Its block is made again."""
+    with_workers(monkeypatch, tmp_path, broken.Behindhand)
+    run = create_run(small_config(*RESTLESS))
+    train(run, {13: "learner"})
+    assert_equal_runs(run, local_run[0])
+    assert audit(run.folder / LEDGER).complete
+    assert list((tmp_path / "marks").glob("rollout-*"))
+    assert [(fault.name, fault.what) for fault in read_faults(run.folder)] == [("learner", "died")]
+
+
 def test_a_worker_that_stands_still_before_its_first_block_is_replaced(small_config, monkeypatch, tmp_path):
     """There is no lease by whose deadline it could be noticed, and nobody else to do the work."""
     with_workers(monkeypatch, tmp_path, broken.StoppedAtLoad)

@@ -1,10 +1,13 @@
 """A language model trained through Ray: real vLLM samples, scorers score, new weights reach it on the way."""
 
 import json
+import os
+import signal
 import statistics
 
 import pytest
 
+from tests.processes import lives, pids_running, wait_for
 from tests.tiny import tiny_model
 from tpo_dist.audit import audit
 from tpo_dist.programs.control import read_faults
@@ -79,14 +82,31 @@ def test_it_learns_while_vllm_samples_ahead(sums):
     assert evaluated[-1]["eval/score"] > evaluated[0]["eval/score"] + 0.2
 
 
+def engine_of(system):
+    """The process in which the only worker's vLLM works."""
+    [worker] = [member.where.pid for member in system.supervisor.fleet.members.values()]
+    [engine] = pids_running("EngineCore", below=worker)
+    return engine
+
+
 def test_a_killed_engine_comes_back_with_the_weights_of_now(sums):
-    """The new one samples the rest, from weights that the learner published: it refuses others."""
-    run = sums("steps=16")
+    """And one whose worker is killed goes with it."""
+    run, rows = sums("steps=16", "sampler.engine=async"), []
     with launch(run) as system:
         for report in system.train(16):
+            rows.append(report.metrics)
             if report.step == 6:
-                assert strike(system, "worker") == ["rollout-0"]
-            last = report
-    assert [(fault.name, fault.what) for fault in read_faults(run.folder)] == [("rollout-0", "died")]
-    assert last.metrics["reward"].value > 0.2
+                killed = engine_of(system)
+                os.kill(killed, signal.SIGKILL)
+        engine = engine_of(system)
+        assert strike(system, "worker") == ["rollout-0"]
+        wait_for(lambda: not lives(engine), "the end of vLLM's process")
+    fault = read_faults(run.folder)[0]
+    assert (fault.name, fault.what) == ("rollout-0", "died")
+    assert f"vLLM's process {killed} died (killed by SIGKILL)" in fault.reason
+    # While the new one came up, the learner used up what was there: what follows is sampled from its weights of then.
+    gaps = [row["mismatch_max"].value for row in rows[6:] if "mismatch_max" in row]
+    assert gaps
+    assert max(gaps) < 1e-4
+    assert rows[-1]["reward"].value > 0.2
     assert audit(run.folder / LEDGER).complete

@@ -129,14 +129,17 @@ class LearnerShell:
         blocks: list[ScoredGroups] = []
         for position, found in enumerate(fetch(taken.payloads, seconds)):
             blame: list[str] = []
+            stamps: list[tuple[int, str]] = []
             if isinstance(found, RayError):
                 reason: str | None = f"the groups were lost on the way ({type(found).__name__})"
             else:
                 reason = self._learner.refusal(found)
                 blame = [] if reason is None else [taken.workers[position]]
+                stamps = _stamps(found)
                 blocks.append(found)
             if reason is not None:
-                ask(stream.refuse.remote([taken.blocks[position]], blame, reason), GRACE_SECONDS, "the stream")
+                refusing = stream.refuse.remote([taken.blocks[position]], blame, reason, stamps)
+                ask(refusing, GRACE_SECONDS, "the stream")
                 return None
         return blocks
 
@@ -172,6 +175,12 @@ def _not_shared(folder: Path) -> UsageError:
         "give a runs_dir that every node shares under the same path, or set learner.node=driver to keep the learner "
         "where the driver is",
     )
+
+
+def _stamps(groups: ScoredGroups) -> list[tuple[int, str]]:
+    """Version and digest of the snapshots that sampled the groups."""
+    digests = (digest.decode(errors="backslashreplace") for digest in groups.snapshot_digests.tolist())
+    return sorted(set(zip(groups.snapshot_versions.tolist(), digests, strict=True)))
 
 
 def _with_waits(metrics: Metrics, waited: float, whole: float) -> Metrics:

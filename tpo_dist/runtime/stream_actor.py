@@ -137,10 +137,13 @@ class StreamShell:
         before, self._before = self._before, self._stream.stats()
         return taken, stream_metrics(before, self._before, self._stream.window())
 
-    async def refuse(self, blocks: Sequence[int], workers: Sequence[str], reason: str) -> None:
-        """The learner does not take these blocks, which these workers made."""
-        await self._stream.refuse(blocks, reason)
-        self._refused |= dict.fromkeys(map(owner, workers), reason)
+    async def refuse(
+        self, blocks: Sequence[int], workers: Sequence[str], reason: str, stamps: Sequence[tuple[int, str]] = ()
+    ) -> None:
+        """The learner does not take these blocks, which these workers made, sampling from snapshots of these versions
+        and digests. Where an earlier learner took those with it, the workers are not to blame."""
+        if await self._stream.refuse(blocks, reason, stamps):
+            self._refused |= dict.fromkeys(map(owner, workers), reason)
 
     async def hand_back(self, leases: Sequence[Lease], reason: str) -> None:
         """The worker could not begin these blocks."""
