@@ -315,3 +315,12 @@ def test_the_job_itself_is_right(place, monkeypatch, capfd):
     assert settings["task"]["path"] == str(place / "rows.jsonl")
     assert settings["task"]["scorer"] == f"{place / 'scorers.py'}:score"
     assert settings["task"]["held_out_rows"] == 0
+
+
+def test_what_a_scorer_s_file_prints_is_no_part_of_the_answer(place, monkeypatch, capfd):
+    (place / "job.yaml").write_text(JOB)
+    (place / "scorers.py").write_text(f"{SCORER}\nprint('loaded')\n")
+    code, out, err = call(monkeypatch, capfd, "train", "job.yaml", "--dry-run", "--json")
+    assert code == 0, err
+    assert json.loads(out)["task"]["scorer"] == f"{place / 'scorers.py'}:score"
+    assert "loaded" in err

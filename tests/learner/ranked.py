@@ -23,7 +23,7 @@ def begin(learner, folder, config, options, team=None):
     """A learner at step 0, in the place of what it was."""
     policy = CausalLMOptions(path=folder, **options).load(1.0, 0)
     objective = make_objective("tpo", group_distribution="ratio")
-    Learner.__init__(learner, policy, objective, config, 100, remember=2, team=team or learner.team)
+    Learner.__init__(learner, policy, objective, config, 100, remember=3, team=team or learner.team)
 
 
 def make(folder, config, team):

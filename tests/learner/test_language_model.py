@@ -10,8 +10,11 @@ from tests.objective.batches import make_objective
 from tests.tiny import tiny_model
 from tpo_dist.config import LearnerConfig, OptimizerConfig
 from tpo_dist.errors import UsageError
+from tpo_dist.learner.batch import to_tensors
 from tpo_dist.learner.checkpoint import load_checkpoint, save_checkpoint
+from tpo_dist.learner.frozen import FrozenSnapshots
 from tpo_dist.learner.learner import Learner
+from tpo_dist.learner.team import ALONE
 from tpo_dist.policies.causal_lm import CausalLMOptions
 from tpo_dist.policies.contract import CandidateBatch
 from tpo_dist.policies.weights import export_weights, import_weights, to_tensor
@@ -23,10 +26,10 @@ def folder(tmp_path_factory):
     return str(tiny_model(tmp_path_factory.mktemp("model"), spread=0.2))
 
 
-def make_learner(folder, *, objective="tpo", config=None, lr=3e-3, objective_options=None, **options):
+def make_learner(folder, *, objective="tpo", config=None, lr=3e-3, objective_options=None, remember=2, **options):
     config = config or LearnerConfig(optimizer=OptimizerConfig(name="adamw", lr=lr), micro_batch_tokens=200)
     policy = CausalLMOptions(path=folder, **options).load(1.0, 0)
-    return Learner(policy, make_objective(objective, **(objective_options or {})), config, 100, remember=2)
+    return Learner(policy, make_objective(objective, **(objective_options or {})), config, 100, remember=remember)
 
 
 def configured(**changes):
@@ -257,8 +260,57 @@ def test_recomputed_log_probs_take_the_place_of_the_engine_s(folder):
     assert engine.update(noisy)["grad_norm_first"].value != pytest.approx(norms[0], rel=1e-2)
 
 
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 4}, {"dtype": "bfloat16"}])
+def test_stale_groups_are_recomputed_by_the_weights_that_drew_them(folder, options):
+    """The step is that of an engine without mismatch, and of what the engine gave, the metrics tell."""
+    exact, recomputed = (
+        make_learner(folder, config=configured(old_logprobs=which, epochs=1), remember=3, **options)
+        for which in ("engine", "recompute")
+    )
+    stale, fresh = roll(exact, 0), roll(exact, 1)
+    recomputed.snapshot()
+    for learner in (exact, recomputed):
+        learner.update(fresh)
+        learner.snapshot()
+    noise = np.random.default_rng(0).uniform(0.5, 1.0, stale.tokens.shape).astype(np.float32)
+    found = recomputed.update(with_logps(stale, stale.behavior_logprobs - noise))
+    expected = exact.update(stale)
+    assert found["staleness_max"].value == 1
+    assert found["mismatch_token"].count == stale.lengths.sum()
+    assert found["mismatch_token"].value == pytest.approx(noise.mean(), rel=0.05)
+    for name in ("grad_norm_first", "ratio_ess", "loss_first"):
+        assert found[name].value == pytest.approx(expected[name].value, rel=1e-3), name
+    assert "mismatch_token" not in expected  # of weights that are gone, without another pass, nobody knows
+
+
+def test_each_token_is_recomputed_by_its_own_weights(folder):
+    """Of weights that are not kept, the sampler's word is what there is."""
+    policy = CausalLMOptions(path=folder, lora_rank=4).load(1.0, 0)
+    learner = make_learner(folder)
+    record = roll(learner)
+    versions = np.arange(len(record.tokens)) % 3
+    record = with_logps(record, record.behavior_logprobs, token_versions=versions)
+    batch = to_tensors(record, torch.device("cpu"))
+    frozen, by_version = FrozenSnapshots(policy), []
+    for version in range(2):
+        frozen.keep(version, 0)
+        by_version.append(policy.scorer(batch.candidates)().detach())
+        with torch.no_grad():
+            for parameter in policy.published_parameters().values():
+                parameter += 0.1
+    before = export_weights(policy)
+    found, known = frozen.recomputed(batch, record, 7, (None, None, ALONE))
+    mask = batch.candidates.mask_GKT
+    got = found.groups.old_logps_GKT[mask].numpy()
+    want = [*(logps[mask].numpy() for logps in by_version), record.behavior_logprobs]
+    np.testing.assert_allclose(got, np.choose(versions, want), rtol=0, atol=1e-5)
+    assert not np.allclose(want[0], want[1], atol=1e-2)
+    assert known[mask].tolist() == (versions < 2).tolist()
+    assert all(np.array_equal(array, before[name]) for name, array in export_weights(policy).items())
+
+
 def test_only_groups_of_the_current_weights_are_recomputed(folder):
-    """What older weights made of a token, nobody knows but the engine; and a new policy is no mismatch."""
+    """Where none are stale by design, no weights are kept; and a new policy is no mismatch."""
     config = configured(old_logprobs="recompute", epochs=1)
     learner, same = (make_learner(folder, objective="grpo", config=config) for _ in range(2))
     old = roll(learner, 0)

@@ -118,7 +118,7 @@ def test_adam_looks_ahead_from_its_first_step():
 
 
 def test_damped_steps_shrink_with_the_gradient():
-    """Full steps while the gradient keeps its size; a hundredth of it moves a hundredth as far."""
+    """Full steps while the gradient keeps its size, or grows; a hundredth of it moves a hundredth as far."""
     moved = {}
     for damping in (None, 0.9):
         torch.manual_seed(0)
@@ -126,7 +126,7 @@ def test_damped_steps_shrink_with_the_gradient():
         optimizer = MuonAdam([("w", weight)], {"w": MatrixView((4, 6))}, lr=0.1, momentum=0.0, damping=damping)
         direction = torch.randn(4, 6)
         moved[damping] = []
-        for size in (1.0, 1.0, 0.01, 0.0):
+        for size in (1.0, 1.0, 0.01, 0.0, 5.0):
             before = weight.detach().clone()
             weight.grad = size * direction
             optimizer.step()
@@ -138,6 +138,7 @@ def test_damped_steps_shrink_with_the_gradient():
         usual = (square / (1 - 0.9**step)) ** 0.5
     assert moved[0.9][2] / moved[None][2] == pytest.approx(0.01 / usual, rel=1e-3)
     assert moved[0.9][3] == 0.0
+    assert moved[0.9][4] == pytest.approx(moved[None][4], rel=1e-5)
 
 
 def test_the_yardstick_of_the_benchmark_steps_alike():

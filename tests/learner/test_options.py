@@ -158,8 +158,10 @@ def test_misalignment_is_one_minus_the_cosine_with_the_oracle():
     assert metrics["misalignment"].value == pytest.approx(1 - cosine, abs=1e-5)
 
 
-def test_wrong_concentration_counts_the_commonest_mistake(small_config):
-    _, record = standing(small_config("rollout.group_size=8"))
+@pytest.mark.parametrize("reward", ["terminal", "bag_of_tokens"])
+def test_wrong_concentration_counts_the_commonest_mistake(reward, small_config):
+    """Whatever is not wholly right is wrong."""
+    _, record = standing(small_config("rollout.group_size=8", f"task.reward={reward}"))
     from tpo_dist.learner.measures import score_metrics
 
     groups = to_tensors(record, torch.device("cpu")).groups
@@ -185,7 +187,7 @@ def test_remax_compares_with_the_greedy_completion(small_config):
 
 def test_the_signal_of_winners_and_of_losers_is_told_apart():
     """By hand: a target over three candidates, one of which does not exist, and advantages of one token and of two."""
-    scores, old = torch.tensor([[1.0, 0.5, 9.0], [0.0, 0.7, 0.2]]), torch.zeros(2, 3, 2)
+    scores, old = torch.tensor([[1.0, 0.5, 9.0], [0.0, 0.55, 0.2]]), torch.zeros(2, 3, 2)
     present = torch.tensor([[True, True, False], [True, True, True]])
     mask = torch.tensor([[[True, True]] * 3, [[True, False]] * 3])
     groups = make_groups(old, scores, mask, present_GK=present)

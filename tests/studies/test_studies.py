@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -148,6 +149,38 @@ def test_a_study_killed_half_way_goes_on_and_ends_with_the_same_table(tmp_path, 
     for name in ("results.csv", "estimates.csv"):
         texts = [(tmp_path / folder / "vocabulary" / name).read_text() for folder in ("killed", "whole")]
         assert texts[0] == texts[1]
+
+
+def test_the_time_left_is_that_of_the_pace_so_far(tmp_path):
+    files, seen = few_runs(tmp_path, "one_context", seeds=3), []
+    execute(missing(files), None, seen.append)
+    assert seen[0].seconds_left is None
+    for each in seen[1:]:
+        assert each.total == 2 * 3 * 2  # settings, seeds, steps
+        assert each.seconds_left == pytest.approx(each.seconds * (each.total - each.done) / each.done)
+    assert (seen[-1].done, seen[-1].seconds_left, seen[-1].running) == (seen[-1].total, 0.0, ())
+
+
+def test_a_study_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    """In lines on standard error, where that is no terminal."""
+    monkeypatch.setattr("tpo_dist.cli.study._SAY_SECONDS", 0.0)
+    arguments = ("study", "one_context", "--seeds", 2, "--budget", 0.02, "--local", "--out", tmp_path)
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    lines = err.splitlines()
+    assert code == 0
+    assert lines[0] == "0 of 8 runs, 0%"
+    assert re.fullmatch(r"\d of 8 runs, 50%, about \d+ s left", lines[len(lines) // 2])
+    assert lines[-1] == "8 of 8 runs, 100%, about 0 s left"
+    assert "8 of 8 runs finished" in out
+
+
+def test_a_folder_in_brackets_is_shown(tmp_path, monkeypatch, capsys):
+    """Which rich would take for a style, and polars for a pattern: its runs would count as damaged."""
+    arguments = ("study", "one_context", "--only", "tpo", *REHEARSAL[:-1], "--out", tmp_path / "with[out]")
+    for _ in range(2):
+        code, out, err = call(monkeypatch, capsys, *arguments)
+        assert (code, err) == (0, "")
+        assert "with[out]/one_context/one_context.png" in "".join(out.split())
 
 
 def test_a_failing_run_is_named_and_the_others_stay(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Numbers from curves, by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -62,6 +63,8 @@ def test_mean_standard_error_and_distance_from_the_paper(tmp_path):
     error = math.sqrt((9 + 1 + 16) / 2 / 3)
     assert final.standard_error == pytest.approx(error)
     assert final.deviation == pytest.approx(0.0)
+    above = replace(final, setting=replace(final.setting, paper={"final": 3.0}))
+    assert above.deviation == pytest.approx(2.0 / error)
     assert final.seeds == 3
     assert steps.mean == 2.0
     assert steps.deviation is None

@@ -142,6 +142,8 @@ def test_parquet_files(tmp_path):
         ({"image": [1, 2], "label": [3, 4]}, "cannot be read"),
         ({"picture": [1, 2], "label": [3, 4]}, "cannot be read"),
         ({"image": [{"bytes": b"no picture"}], "label": [3]}, "cannot be read"),
+        ({"image": [png(IMAGES["train"][0])], "label": [None]}, "labels that are no whole numbers, or none"),
+        ({"image": [png(IMAGES["train"][0])], "label": [3.5]}, "labels that are no whole numbers, or none"),
         ({"image": [png(IMAGES["train"][0]), png(IMAGES["train"][0][:2])], "label": [3, 4]}, "of several sizes"),
     ],
 )
@@ -149,6 +151,17 @@ def test_other_parquet_files_are_refused(rows, words, tmp_path):
     for split in ("train", "test"):
         write_parquet(tmp_path, split, rows)
     with pytest.raises(UsageError, match=words):
+        load_digits("folder", str(tmp_path))
+
+
+def test_a_parquet_file_that_was_cut_is_refused(tmp_path):
+    for split in ("train", "test"):
+        write_parquet(
+            tmp_path, split, {"image": [png(image) for image in IMAGES[split]], "label": LABELS[split].tolist()}
+        )
+    file = tmp_path / "test-00000-of-00001.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(UsageError, match="test-00000-of-00001.parquet: cannot be read"):
         load_digits("folder", str(tmp_path))
 
 

@@ -176,6 +176,18 @@ BAD = {
     "level": ({"dataset": "graph_color", "levels": {"num_colors": 9}}, "the levels of num_colors run from 0 to 2"),
     "attribute": ({"dataset": "graph_color", "levels": {"num_colour": 1}}, "did you mean 'num_colors'"),
     "no curriculum": ({"dataset": "gsm_symbolic", "levels": {"a": 1}}, "has no curriculum"),
+    "a stage's parameter": (
+        {"dataset": "chain_sum", "curriculum": [{"draws": 5}, {"parameters": {"max_term": 3}}]},
+        "task.curriculum[1].parameters.max_term: Reasoning Gym's chain_sum has no such parameter",
+    ),
+    "a stage's level": (
+        {"dataset": "graph_color", "curriculum": [{"draws": 5, "levels": {"num_colors": 9}}, {}]},
+        "task.curriculum[0].levels.num_colors = 9: the levels",
+    ),
+    "a parameter of all stages": (
+        {"dataset": "chain_sum", "parameters": {"max_term": 3}, "curriculum": [{"draws": 5}, {}]},
+        "task.parameters.max_term: Reasoning Gym's",
+    ),
     "instructions": ({"dataset": "chain_sum", "instructions": "defualt"}, "did you mean 'default'"),
 }
 

@@ -66,9 +66,12 @@ def test_a_folder_has_a_file_for_each_split(tmp_path):
         task(tmp_path, split="dev").check()
 
 
-def test_files_of_all_kinds_hold_the_same_rows(tmp_path):
+@pytest.mark.parametrize("folder", ["plain", "with[brackets]"])
+def test_files_of_all_kinds_hold_the_same_rows(folder, tmp_path):
     import polars
 
+    tmp_path = tmp_path / folder
+    tmp_path.mkdir()
     write(tmp_path / "rows.jsonl")
     (tmp_path / "rows.json").write_text(json.dumps(ROWS))
     polars.DataFrame(ROWS).write_parquet(tmp_path / "rows.parquet")

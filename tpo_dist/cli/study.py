@@ -197,13 +197,13 @@ class _Bar:
         """Take note of how far it is."""
         share = progress.done / progress.total
         finished = f"{self._before + progress.finished} of {self._runs} runs"
-        left = "" if progress.seconds_left is None else f"{_duration(progress.seconds_left)} left"
+        left = "" if progress.seconds_left is None else f", about {_duration(progress.seconds_left)} left"
         if self._live:
             now = ", ".join(progress.running[:2])
-            self._progress.update(self._task, completed=share, left=f"{finished}, {left}  {now}")
+            self._progress.update(self._task, completed=share, left=f"{finished}{left}  {now}")
         elif not self._quiet and progress.seconds - self._said > _SAY_SECONDS:
             self._said = progress.seconds
-            print(f"{finished}, {share:.0%}, {left}", file=sys.stderr, flush=True)
+            print(f"{finished}, {share:.0%}{left}", file=sys.stderr, flush=True)
 
 
 _SAY_SECONDS = 30.0

@@ -78,7 +78,7 @@ class LearnerConfig(Section):
     old_logprobs: Literal["engine", "recompute"] = Field(
         "engine",
         description="log-probs of the policy that sampled: as the sampler gives them, or computed anew by the learner "
-        "before the first epoch (only where groups are of its current weights)",
+        "before the first epoch, each token's by the frozen weights that drew it",
     )
     micro_batch_tokens: Count | None = Field(
         None, description="causal_lm: tokens per forward and backward pass, prompts included; null: no bound"

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from tpo_dist.config import LearnerConfig
 from tpo_dist.learner.batch import TrainingBatch, to_tensors
+from tpo_dist.learner.frozen import FrozenSnapshots
 from tpo_dist.learner.gradients import EpochGradients, bound_gradient
 from tpo_dist.learner.measures import lag_metrics, mismatch_metrics, reference_metrics, score_metrics, signal_metrics
-from tpo_dist.learner.micro_batches import with_current_logps, with_reference
+from tpo_dist.learner.micro_batches import with_reference
 from tpo_dist.learner.optimizer import LearningRate, make_correction, make_optimizer
 from tpo_dist.learner.oracle import misalignment, oracle_gradient
 from tpo_dist.learner.sample import GroupSample, take_sample
@@ -87,7 +88,8 @@ class Learner:
         self._reference_kl = config.reference_kl
         self._oracle = oracle
         self._publish_every, self._remember = config.publish_every, remember
-        self._recompute = config.old_logprobs == "recompute" and policy.sampled_elsewhere
+        recompute = config.old_logprobs == "recompute" and policy.sampled_elsewhere
+        self._frozen = FrozenSnapshots(self.policy) if recompute else None
         self._warned: set[str] = set()
 
     def update(self, record: ScoredGroups) -> Metrics:
@@ -108,8 +110,9 @@ class Learner:
         fresh_G = torch.from_numpy(record.snapshot_versions == self.version).to(self.device)
         if self._reference is not None:
             batch = with_reference(batch, self._reference, *self._limits)
-        if self._recompute and bool(fresh_G.any()):
-            batch = with_current_logps(self.policy, batch, fresh_G, *self._limits)
+        known_GKT = fresh_G.view(-1, 1, 1)
+        if self._frozen is not None:
+            batch, known_GKT = self._frozen.recomputed(batch, record, self.version, self._limits)
         gradients = EpochGradients(self.policy, self.objective, batch, *self._limits[:2], self._reference_kl, self.team)
         corrected = {} if self._correction is None else gradients.corrected(self._correction)
         diagnostics = self.objective.diagnostics(gradients.groups, gradients.signal)
@@ -122,8 +125,8 @@ class Learner:
         lag_G = self._publication(self.version) - record.snapshot_versions // self._publish_every
         answers = None if self._oracle is None else torch.from_numpy(self._oracle(record)).long().to(self.device)
         epochs = self._run_epochs(gradients, reuse, batch.candidates.prompts_GP, answers)
-        found = batch.groups.old_logps_GKT if self._recompute else gradients.start_logps_GKT
-        mismatch = self._mismatch(found, sampled_GKT, batch.groups.live, fresh_G)
+        found = gradients.start_logps_GKT if self._frozen is None else batch.groups.old_logps_GKT
+        mismatch = self._mismatch(found, sampled_GKT, batch.groups.live, known_GKT)
         self.sample = self._take_sample(record, batch, gradients, lag_G)
         self.version += 1
         self.draws_trained += len(record)
@@ -205,6 +208,9 @@ class Learner:
 
     def _export(self) -> tuple[dict[str, Array], tuple[Tensor, Tensor] | None]:
         """The weights, on rank 0, and what they say of the probe."""
+        if self._frozen is not None and (self._remember > 2 or self._publish_every > 1):  # else all groups are fresh
+            oldest = (self._publication(self.version) - self._remember + 1) * self._publish_every
+            self._frozen.keep(self.version, oldest)
         if self.team.rank == 0:
             return export_weights(self.policy), self.policy.probe()
         for parameter in self.policy.published_parameters().values():
@@ -255,14 +261,16 @@ class Learner:
             )
         return norm
 
-    def _mismatch(self, learner_GKT: Tensor | None, sampler_GKT: Tensor, live_GKT: Tensor, fresh_G: Tensor) -> Metrics:
-        """What the sampling engine makes of the weights that sampled the fresh groups; nothing where the policy does.
-        The log-probs are those before the first step."""
+    def _mismatch(
+        self, learner_GKT: Tensor | None, sampler_GKT: Tensor, live_GKT: Tensor, known_GKT: Tensor
+    ) -> Metrics:
+        """What the sampling engine makes of the weights that drew the known tokens; nothing where the policy does. The
+        learner's log-probs are of those weights."""
         if learner_GKT is None or not self.policy.sampled_elsewhere:
             return {}
-        found = mismatch_metrics(learner_GKT, sampler_GKT, live_GKT & fresh_G.view(-1, 1, 1))
+        found = mismatch_metrics(learner_GKT, sampler_GKT, live_GKT & known_GKT)
         size = found["mismatch_sequence"].value if found else 0.0
-        if size > _DISTORTING and not self._recompute:
+        if size > _DISTORTING and self._frozen is None:
             self._warn_once(
                 "log-probs summed over a candidate differ by %.2f nats between learner and sampling engine, and they "
                 "anchor the target. Consider learner.old_logprobs=recompute or objective.group_distribution=ratio.",

@@ -33,7 +33,7 @@ class RunFile:
 
     def read(self) -> pl.DataFrame:
         """`step` and every metric, a row for each step."""
-        return pl.read_parquet(self.path)
+        return pl.read_parquet(self.path, glob=False)  # a folder may have brackets in its name
 
     def commit(self) -> str:
         """Of the code that ran it."""

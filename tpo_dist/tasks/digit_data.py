@@ -159,4 +159,8 @@ def _read_parquet(files: list[Path]) -> Split:
             raise UsageError(str(file), f"cannot be read ({error})".replace("\n", " "), fix) from None
     if not images or len({image.shape for image in images}) > 1:
         raise UsageError(str(files[0].parent), "holds no images, or of several sizes", "give images of one size")
-    return np.stack(images).astype(np.uint8), np.asarray(labels)
+    found = np.asarray(labels)
+    if found.dtype.kind not in "iu":
+        reason = "holds labels that are no whole numbers, or none"
+        raise UsageError(str(files[0].parent), reason, "give the files of ylecun/mnist as they are on the hub")
+    return np.stack(images).astype(np.uint8), found

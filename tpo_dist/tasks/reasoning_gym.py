@@ -76,9 +76,12 @@ class ReasoningGym(OneSource):
         """Raise UsageError where there is no such data set, attribute or parameter, or no question comes of them."""
         check_scorers(self)
         assert self.system_prompt is None or self.system_prompt
-        for stage in self._stages():
-            first = partial(_dataset(self.dataset, stage, 0).__getitem__, 0)
-            _within(_FIRST_QUESTION_SECONDS, f"task.parameters = {stage.parameters()}", first)
+        for number, stage in enumerate(self._stages()):
+            try:
+                first = partial(_dataset(self.dataset, stage, 0).__getitem__, 0)
+                _within(_FIRST_QUESTION_SECONDS, f"task.parameters = {stage.parameters()}", first)
+            except UsageError as error:
+                raise UsageError(self._place(number, error.where), error.reason, error.fix) from None
 
     def held_out_count(self) -> int | None:
         """None: as many as one likes."""
@@ -112,6 +115,13 @@ class ReasoningGym(OneSource):
             return 0.0
         credit = data.score_answer(answer, entry)
         return float(credit >= 1.0) if self.credit == "full" else credit
+
+    def _place(self, number: int, where: str) -> str:
+        """Where it was written what holds in a stage: there, if it names a parameter or level of its own."""
+        given = (self.curriculum or [{}])[number]
+        own = {**(given.get("parameters") or {}), **(given.get("levels") or {})}
+        inside = any(name in where for name in own)
+        return where.replace("task.", f"task.curriculum[{number}].", 1) if inside else where
 
     def _stages(self) -> tuple[Stage, ...]:
         return stages_of(self.parameters, self.levels, self.curriculum)

@@ -4,6 +4,7 @@
 function is `score(prompt, completion, answer) -> float`, plain or `async`.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -194,7 +195,8 @@ def load_scorer(path: str) -> Scorer:
     if not place or not name.isidentifier():
         known = nearest(path, [OWN, *REWARDS])
         raise UsageError(where, "is neither a known reward nor a function's path", f"write file.py:function; {known}")
-    module = _load_file(where, Path(place)) if place.endswith(".py") else _load_module(where, place)
+    with contextlib.redirect_stdout(sys.stderr):  # whose other output may be promised to one JSON value
+        module = _load_file(where, Path(place)) if place.endswith(".py") else _load_module(where, place)
     found = getattr(module, name, None)
     if found is None:
         functions = [each for each, value in vars(module).items() if inspect.isfunction(value)]

@@ -85,8 +85,8 @@ def _read(path: Path) -> Sequence[Row]:
         if path.suffix in (".csv", ".parquet"):
             import polars
 
-            table = polars.read_csv(path) if path.suffix == ".csv" else polars.read_parquet(path)
-            return table.to_dicts()
+            read: Any = polars.read_csv if path.suffix == ".csv" else polars.read_parquet
+            return list(read(path, glob=False).to_dicts())  # brackets in a path are letters, no pattern
     except FileNotFoundError:
         raise UsageError(f"task.path = {str(path)!r}", "there is no such file", "give one that exists") from None
     except UsageError:
