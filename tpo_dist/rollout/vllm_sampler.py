@@ -224,7 +224,7 @@ class VLLMSampler:
         self._go_on_with(announced.header)
 
     def _go_on_with(self, snapshot: Snapshot) -> None:
-        probe(snapshot, self._about.dtype, lambda tokens: self.engine.logps(tokens, f"probe {snapshot.version}"))
+        probe(snapshot, self._about.dtype, self.engine.logps)
         self._version, self._digest = snapshot.version, snapshot.digest
 
     def sample(self, prompts: Prompts, group_size: int) -> Candidates:
@@ -259,11 +259,11 @@ class VLLMSampler:
 
     def step(self) -> list[tuple[int, Candidates]]:
         """Let vLLM work for about one token of each candidate; the blocks that are complete now."""
-        while self._waiting and len(self._under_way) < self._options.max_sequences:
+        while self._waiting and (self.engine.queues or len(self._under_way) < self._options.max_sequences):
             ask, name = self._waiting.popleft(), str(self._begun)
             self._begun += 1
             self._under_way[name] = ask
-            self.engine.add(name, ask.prompt, ask.temperature, ask.seed, salt=str(self._version))
+            self.engine.add(name, ask.prompt, ask.temperature, ask.seed)
         complete = []
         for name, completion in self.engine.step():
             ask = self._under_way.pop(name)

@@ -36,14 +36,18 @@ T = TypeVar("T")
 class AsyncEngine:
     """A step waits a moment for completions that end. New weights come while the engine pauses between two tokens."""
 
+    queues = True
+
     def __init__(self, about: Generation, arguments: Mapping[str, Any]) -> None:
         """`arguments`: of `vllm.EngineArgs`, beside those that follow from the run. Raises what vLLM raises."""
         self._about = about
         self._adapters: Any = None
+        self._version = -1
         self._ended: queue.SimpleQueue[tuple[str, Completion | Exception]] = queue.SimpleQueue()
         self._under_way = 0
         self._loop = asyncio.new_event_loop()
         self._turn = asyncio.Lock()  # requests and weights reach the engine in the order in which they were given
+        self._places = asyncio.Semaphore(arguments["max_num_seqs"] - 1)  # one is left for a probe
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
         others = set(multiprocessing.active_children())
@@ -70,23 +74,25 @@ class AsyncEngine:
         """Of the engine's process."""
         return int(self._process.pid or 0)
 
-    def add(self, name: str, prompt: list[int], temperature: float, seed: int, salt: str) -> None:
-        """Begin a completion. What prompts of one salt have in common is computed once."""
+    def add(self, name: str, prompt: list[int], temperature: float, seed: int) -> None:
+        """Begin a completion, once there is room. What prompts have in common is computed once for each version of the
+        weights."""
         parameters = requests.sampling(self._about, temperature, seed)
-        work = self._complete(name, requests.prompt(prompt, salt), parameters)
         self._under_way += 1
-        asyncio.run_coroutine_threadsafe(work, self._loop)
+        asyncio.run_coroutine_threadsafe(self._complete(name, prompt, parameters), self._loop)
 
-    async def _complete(self, name: str, prompt: dict[str, Any], parameters: Any) -> None:
+    async def _complete(self, name: str, prompt: list[int], parameters: Any) -> None:
         try:
-            output = await self._answer(name, prompt, parameters)
+            async with self._places:
+                output = await self._answer(name, prompt, parameters)
             self._ended.put((name, requests.completion(output.outputs[0])))
         except Exception as error:  # noqa: BLE001  # of whatever kind, it is raised where the completion is waited for
             self._ended.put((name, error))
 
-    async def _answer(self, name: str, prompt: dict[str, Any], parameters: Any) -> Any:
+    async def _answer(self, name: str, tokens: list[int], parameters: Any, salt: str = "") -> Any:
         """What a request comes to."""
         async with self._turn:
+            prompt = requests.prompt(tokens, f"{salt}{self._version}")
             answer = await self._llm.add_request(name, prompt, parameters, lora_request=self._adapters)
         return await answer.get()
 
@@ -107,12 +113,12 @@ class AsyncEngine:
             done.append((name, found))
         return done
 
-    def logps(self, tokens: list[int], salt: str) -> list[float]:
+    def logps(self, tokens: list[int]) -> list[float]:
         """Log-probs (nats, logits undivided) of each of these tokens but the first, under the weights of now.
 
         Completions that are under way go on meanwhile. Raises EngineDied, and TimeoutError where no answer comes.
         """
-        answer = self._answer("logps", requests.prompt(tokens, salt), requests.reading())
+        answer = self._answer("logps", tokens, requests.reading(), "probe ")
         return list(self._ask(answer, "log-probs").prompt_logprobs.logprobs)
 
     def load(self, arrays: Mapping[str, Array], version: int, *, keep_cache: bool) -> None:
@@ -124,8 +130,7 @@ class AsyncEngine:
         what = f"word that it has snapshot {version}"
         if self._about.adapters is not None:
             with weights.adapter_folder(self._about.adapters, arrays) as request:
-                self._ask(self._swap(lambda: self._llm.add_lora(request), version, keep_cache), what)
-                self._adapters = weights.adapted(request)
+                self._ask(self._swap(lambda: self._adapt(request), version, keep_cache), what)
         else:
             with weights.in_memory(arrays) as info:
                 self._ask(self._swap(lambda: self._update(info), version, keep_cache), what)
@@ -135,7 +140,12 @@ class AsyncEngine:
             await self._llm.pause_generation(mode="keep", clear_cache=not keep_cache)
             await change()
             await self._llm.update_weight_version(str(version))
+            self._version = version
             await self._llm.resume_generation()
+
+    async def _adapt(self, request: Any) -> None:
+        await self._llm.add_lora(request)
+        self._adapters = weights.adapted(request)
 
     async def _update(self, info: dict[str, Any]) -> None:
         await self._llm.collective_rpc("start_weight_update")

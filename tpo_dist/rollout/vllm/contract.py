@@ -11,8 +11,13 @@ from tpo_dist.weight_group import Announcement, Sender
 class VLLMEngine(Protocol):
     """vLLM with one model, in whichever process."""
 
-    def add(self, name: str, prompt: list[int], temperature: float, seed: int, salt: str) -> None:
-        """Begin a completion. What prompts of one salt have in common is computed once."""
+    @property
+    def queues(self) -> bool:
+        """Whether completions that find no room wait in it; else who adds them keeps to the room that there is."""
+        ...
+
+    def add(self, name: str, prompt: list[int], temperature: float, seed: int) -> None:
+        """Begin a completion. What prompts have in common is computed once for each version of the weights."""
         ...
 
     def step(self) -> list[tuple[str, Completion]]:
@@ -20,7 +25,7 @@ class VLLMEngine(Protocol):
         name."""
         ...
 
-    def logps(self, tokens: list[int], salt: str) -> list[float]:
+    def logps(self, tokens: list[int]) -> list[float]:
         """Log-probs (nats, logits undivided) of each of these tokens but the first, under the weights of now.
 
         Completions that are under way go on meanwhile.

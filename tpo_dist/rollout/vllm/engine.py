@@ -16,10 +16,13 @@ from tpo_dist.weight_group import Announcement, Sender
 class Engine:
     """A step computes one token of each candidate. It has other processes only where several GPUs share a model."""
 
+    queues = False
+
     def __init__(self, about: Generation, arguments: Mapping[str, Any]) -> None:
         """`arguments`: of `vllm.EngineArgs`, beside those that follow from the run."""
         self._about = about
         self._adapters: Any = None
+        self._version = -1
         self._ready: list[tuple[str, Completion]] = []
         self._one_process = arguments["tensor_parallel_size"] == 1
         set_threads = torch.set_num_threads
@@ -31,10 +34,12 @@ class Engine:
         elif about.adapters is None:
             self._llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
 
-    def add(self, name: str, prompt: list[int], temperature: float, seed: int, salt: str) -> None:
-        """Begin a completion. What prompts of one salt have in common is computed once."""
-        parameters = requests.sampling(self._about, temperature, seed)
-        self._llm.add_request(name, requests.prompt(prompt, salt), parameters, lora_request=self._adapters)
+    def add(self, name: str, prompt: list[int], temperature: float, seed: int) -> None:
+        """Begin a completion. What prompts have in common is computed once for each version of the weights."""
+        asked = requests.prompt(prompt, str(self._version))
+        self._llm.add_request(
+            name, asked, requests.sampling(self._about, temperature, seed), lora_request=self._adapters
+        )
 
     def step(self) -> list[tuple[str, Completion]]:
         """Work for one token of each candidate at most; the completions that ended since the last call, by name."""
@@ -53,12 +58,12 @@ class Engine:
                 self._ready.append((output.request_id, requests.completion(output.outputs[0])))
         return own
 
-    def logps(self, tokens: list[int], salt: str) -> list[float]:
+    def logps(self, tokens: list[int]) -> list[float]:
         """Log-probs (nats, logits undivided) of each of these tokens but the first, under the weights of now.
 
         Completions that are under way go on meanwhile.
         """
-        prompt = requests.prompt(tokens, salt)
+        prompt = requests.prompt(tokens, f"probe {self._version}")
         self._llm.add_request("logps", prompt, requests.reading(), lora_request=self._adapters)
         while True:
             for output in self._advance():
@@ -88,6 +93,7 @@ class Engine:
 
     def _go_on(self, version: int, keep_cache: bool) -> None:
         self._llm.set_weight_version(str(version))
+        self._version = version
         if not keep_cache:
             self._llm.reset_prefix_cache(reset_running_requests=True)
 
