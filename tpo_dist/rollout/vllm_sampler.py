@@ -41,8 +41,8 @@ class VLLMSampling(Streaming):
     """vLLM decodes, in the rollout worker's own process or in one beside it."""
 
     engine: Literal["inproc", "async"] = "inproc"
-    """inproc: it decodes while the worker does nothing else; async: all the time, in a process of its own, which pays
-    where the worker has more than one core: give rollout.cpus=2."""
+    """inproc: it decodes while the worker does nothing else; async: all the time, in a process beside it. That pays
+    where steps are long beside what the worker does between them, and each has a core: give rollout.cpus=2."""
     max_sequences: int = 64
     """Candidates under way at a time; others wait."""
     in_flight: bool = True
