@@ -33,6 +33,7 @@ SUMMARY_KEYS = {
     "checkpoint",
     "resumed_from_step",
     "sink_failures",
+    "groups_failed",
 }
 
 
@@ -62,6 +63,18 @@ def test_a_person_sees_it_learn(tmp_path, monkeypatch, capsys):
     for words in ("tpo on token_reversal, 20 steps", "run folder:", "error 0.", "left", "completed at step 20 of 20"):
         assert words in out
     assert "learning_curve.png" in out
+
+
+def test_groups_that_failed_are_told_of_at_the_end(tmp_path, monkeypatch, capfd):
+    settings = ("task.name=judged_reversal", "task.length=2", "task.seconds=0", "task.fail_every=8", "steps=4")
+    where = f"runs_dir={tmp_path / 'runs'}"
+    code, out, _ = call(monkeypatch, capfd, "train", JOB, *SMALL, *settings, where, "--local")
+    assert code == 0
+    failed = json.loads((only_run(tmp_path) / "summary.json").read_text())["groups_failed"]
+    assert failed > 0
+    assert f"failed      {failed} groups, left out of training: tpo-dist ledger " in out
+    _, out, _ = call(monkeypatch, capfd, "status", only_run(tmp_path))
+    assert f"{failed} groups failed; tpo-dist ledger says why" in out
 
 
 @pytest.mark.ray

@@ -20,6 +20,11 @@ def test_defaults_are_spelled_out():
     assert config.rollout.block_size == 16
 
 
+def test_overrides_do_not_reach_inside_options():
+    with pytest.raises(UsageError, match=r"task.tasks.sums.weight: an override reaches the options .* 'task.tasks=\{"):
+        configure({"task": {"name": "mixture", "tasks": {"sums": {"name": "gsm8k"}}}}, ["task.tasks.sums.weight=8"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "chosen"),
     [

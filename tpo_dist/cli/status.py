@@ -187,6 +187,8 @@ def _over(look: "Observed") -> list[Text]:
         lines = [f"does not run: its process was killed at step {look.step} of {look.steps}, or died without a word"]
     if look.summary.get("error") is not None:
         lines.append(f"error {look.summary['error']:.4f} (mean of the last 20 steps)")
+    if look.summary.get("groups_failed"):
+        lines.append(f"{look.summary['groups_failed']} groups failed; tpo-dist ledger says why")
     if look.word not in ("completed", "not started"):
         lines.append(look.go_on)
     return [Text(line) for line in lines]

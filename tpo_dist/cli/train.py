@@ -26,8 +26,8 @@ is refused. A run that another process trains is refused too: its folder holds r
 --dry-run prints the resolved configuration, and on standard error what it takes of this machine.
 
 With --json, standard output is one JSON value. Training gives an object, the summary: run (folder), status (completed,
-interrupted, failed), reason, step, steps, error and reward (means of the last 20 steps), seconds, steps_per_second,
-checkpoint, resumed_from_step, sink_failures (by sink, what did not arrive).
+interrupted, failed), reason, step, steps, error and reward (means of the last 20 steps), groups_failed, seconds,
+steps_per_second, checkpoint, resumed_from_step, sink_failures (by sink, what did not arrive).
 Exit code: 0 completed, 1 failed, 2 mistake in what was given, 130 interrupted.
 """
 

@@ -121,6 +121,9 @@ class View:
         self._console.print(f"  error       {error}")
         self._console.print(f"  time        {summary['seconds']:.1f} s of training{pace}")
         folder = short_path(self._run.folder)
+        if summary["groups_failed"]:
+            left_out = f"{summary['groups_failed']} groups, left out of training: tpo-dist ledger {folder} says why"
+            self._console.print(f"  failed      {left_out}", soft_wrap=True)
         for name, file in (("curve", "learning_curve.png"), ("metrics", "metrics.jsonl"), ("board", "tensorboard")):
             if (self._run.folder / file).exists():
                 self._console.print(f"  {name:11} {os.path.join(folder, file)}", soft_wrap=True)
@@ -128,12 +131,15 @@ class View:
     def _line(self, row: Mapping[str, Any]) -> str:
         step, now = row["step"], time.monotonic()
         first_step, since = self._first = self._first or (step, now)
-        pace = (now - since) / (step - first_step) if step > first_step else row["step_seconds"]
-        left = (self._run.config.steps - step) * pace
+        left = ""
+        if step > first_step:  # the first step says little of the others: everything begins in it
+            seconds = (self._run.config.steps - step) * (now - since) / (step - first_step)
+            left = f"  about {seconds:.0f} s left"
+        failed = f"  failed {row['groups_failed']:.0f}" if row.get("groups_failed") else ""
         distance = f"  Σ|q-p| {row['target_distance']:.3f}" if "target_distance" in row else ""
         return (
             f"step {step:>5}/{self._run.config.steps}  error {row['error']:.4f}  reward {row['reward']:.4f}"
-            f"{distance}  {row['step_seconds']:.3f} s/step  about {left:.0f} s left"
+            f"{distance}{failed}  {row['step_seconds']:.3f} s/step{left}"
         )
 
 

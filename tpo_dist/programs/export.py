@@ -10,6 +10,7 @@ from tpo_dist.errors import UsageError
 from tpo_dist.learner.checkpoint import list_checkpoints, load_weights
 from tpo_dist.policies import TextPolicyOptions
 from tpo_dist.policies.causal_lm import CausalLM
+from tpo_dist.policies.model_folders import open_to_others
 from tpo_dist.policies.tokenizer import load_tokenizer
 from tpo_dist.programs.folder import find_run
 from tpo_dist.programs.job import configure
@@ -39,6 +40,7 @@ def export_run(name: str, target: Path, runs_dir: str, step: int | None = None) 
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         policy.save_pretrained(str(partial))
+        open_to_others(partial)
         load_tokenizer(options.path, config.policy.options.get("revision")).tokenizer.save_pretrained(partial)
         os.replace(partial, target)
     except OSError as error:

@@ -166,6 +166,10 @@ def _apply(settings: dict[str, Any], override: _Override) -> None:
     *sections, last = override.path
     at, path, known = settings, "", key_names()
     for section in sections:
+        if path in _COMPONENTS and section not in known[path]:
+            reason = "an override reaches the options of a component, not what is inside them"
+            fix = f"change it in the job file, or give the whole option: '{path}.{section}={{…}}'"
+            raise UsageError(".".join(override.path), reason, fix)
         if path in known and section not in known[path]:
             raise UsageError(f"{path}.{section}".lstrip("."), "there is no such section", nearest(section, known[path]))
         path = f"{path}.{section}".lstrip(".")

@@ -197,6 +197,7 @@ class Recorder:
             "steps": self._run.config.steps,
             "error": _mean(last, "error"),
             "reward": _mean(last, "reward"),
+            "groups_failed": int(sum(row.get("groups_failed", 0.0) for row in rows)),
             "seconds": round(seconds, 3),
             "steps_per_second": round(len(rows) / seconds, 3) if seconds else None,
             "checkpoint": str(checkpoints[-1]) if checkpoints else None,

@@ -137,9 +137,8 @@ def _refuse_contradictions(config: RunConfig, objective: Objective) -> None:
             reason = "is not a device this program knows"
             raise UsageError(f"{role}.device = {device!r}", reason, "give cpu or cuda, or one GPU as cuda:0")
         if device.startswith("cuda") and gpus == 0:
-            raise UsageError(
-                f"{role}.device = {device!r}", f"Ray hides GPUs from it while {role}.gpus = 0", f"set {role}.gpus=1"
-            )
+            fix = f"set {role}.gpus=1, or {role}.device=cpu"
+            raise UsageError(f"{role}.device = {device!r}", f"it is given no GPU while {role}.gpus = 0", fix)
 
 
 def _refuse_learning(config: RunConfig, policy: AnyPolicyOptions) -> None:

@@ -64,6 +64,8 @@ def refuse_evaluation(config: RunConfig, task: Task, *, now: bool = False) -> No
     count = task.words.held_out_count()
     if count == 0:
         fix = "set task.held_out_rows or task.held_out_split" + ("" if now else ", or leave it out")
+        if config.task.name == "mixture":
+            fix = f"give every part of task.tasks some: {fix.replace('task.', '')}"
         raise UsageError(where, "the task has no held-out questions", fix)
     if count is not None and count < evaluation.questions:
         where = f"evaluation.questions = {evaluation.questions}"

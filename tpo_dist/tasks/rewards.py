@@ -217,7 +217,7 @@ def load_scorer(path: str) -> Scorer:
 
 def _load_file(where: str, path: Path) -> ModuleType:
     if not path.is_file():
-        raise UsageError(where, f"there is no file {path}", "give the path of a Python file")
+        raise UsageError(where, f"there is no file {path.absolute()}", "give its path, from the folder that you are in")
     name = f"tpo_dist_scorer_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None, "a file that ends in .py has a loader"
