@@ -1,6 +1,7 @@
 """Reasoning Gym: the experiments' puzzles, difficulty, and credit that nobody should have."""
 
 import json
+import threading
 
 import pytest
 
@@ -204,6 +205,9 @@ def test_parameters_that_allow_no_puzzle_are_refused(monkeypatch):
     task = make("graph_color", parameters={"edge_probability": 0.99, "num_colors": 2})
     with pytest.raises(UsageError, match="no question came of them within 1 s"):
         task.check()
+    for thread in [each for each in threading.enumerate() if each.name == "puzzles"]:
+        thread.join(10)
+        assert not thread.is_alive(), "it goes on looking"
 
 
 BAD_STAGES = {

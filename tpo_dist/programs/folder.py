@@ -35,7 +35,7 @@ def holds_model(folder: Path) -> bool:
     """Whether a folder's config.json is a model's, and no run's."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last: brackets in brackets
         return False
     return isinstance(config, dict) and "model_type" in config
 

@@ -4,6 +4,7 @@ The experiments of arXiv 2604.06159, section 3.8, are `dataset: graph_color` and
 library's own parameters and scores: 1 for a colouring and 0.01 for any JSON; 0.3 to 1 for the share of right roles.
 """
 
+import ctypes
 import dataclasses
 import hashlib
 import threading
@@ -246,12 +247,14 @@ def _within(seconds: float, where: str, make: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001  # raised again below
             failed.append(error)
 
-    worker = threading.Thread(target=run, daemon=True)
+    worker = threading.Thread(target=run, name="puzzles", daemon=True)
     worker.start()
     worker.join(seconds)
     if failed:
         reason = f"Reasoning Gym makes no question of them ({type(failed[0]).__name__}: {failed[0]})"
         raise UsageError(where, reason, "give other parameters")
     if not found:
+        # The library's loop is Python's own, and would have a core for itself until the process ends.
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident or 0), ctypes.py_object(SystemExit))
         raise UsageError(where, f"no question came of them within {seconds:g} s", "make them easier to meet")
     return found[0]
