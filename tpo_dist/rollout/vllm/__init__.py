@@ -1,4 +1,4 @@
-"""vLLM behind a small interface; nothing outside this folder imports it, and neither does this file.
+"""vLLM behind a small interface; one file here imports it, and this is not the one.
 
-Import its modules after `vllm_sampler.set_environment`: vLLM reads the environment while it is imported.
+Import the others after `vllm_sampler.set_environment`: vLLM reads the environment while it is imported.
 """

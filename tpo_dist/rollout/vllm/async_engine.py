@@ -14,14 +14,11 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from vllm import AsyncEngineArgs
-from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError
-
 from tpo_dist.records import Array
 from tpo_dist.rollout.generation import Completion, Generation
 from tpo_dist.rollout.vllm import requests, weights
 from tpo_dist.rollout.vllm.contract import EngineDied
+from tpo_dist.rollout.vllm.library import AsyncEngineArgs, AsyncLLM, EngineDeadError
 from tpo_dist.rollout.vllm.owner import OWNER
 
 _START_SECONDS = 1800.0  # a large model from a slow disk; a run has a deadline of its own for it

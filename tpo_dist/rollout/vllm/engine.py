@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from vllm import EngineArgs, LLMEngine
 
 from tpo_dist.records import Array
 from tpo_dist.rollout.generation import Completion, Generation
 from tpo_dist.rollout.vllm import requests, weights
 from tpo_dist.rollout.vllm.group_fetch import Fetcher
+from tpo_dist.rollout.vllm.library import EngineArgs, LLMEngine
 from tpo_dist.weight_group import Announcement, Sender
 
 

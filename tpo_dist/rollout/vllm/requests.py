@@ -3,13 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vllm import SamplingParams
-from vllm.config.weight_transfer import WeightTransferConfig
-from vllm.sampling_params import RequestOutputKind
-
 from tpo_dist.records import StopReason
 from tpo_dist.rollout.generation import Completion, Generation
 from tpo_dist.rollout.vllm import weights
+from tpo_dist.rollout.vllm.library import RequestOutputKind, SamplingParams, WeightTransferConfig
 
 _STOPS = {"stop": StopReason.STOP, "length": StopReason.LENGTH}
 

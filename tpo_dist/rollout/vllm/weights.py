@@ -14,21 +14,22 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
-from vllm.distributed.weight_transfer import WeightTransferEngineFactory
-from vllm.distributed.weight_transfer.base import (
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-)
-from vllm.lora.punica_wrapper import punica_cpu
-from vllm.lora.request import LoRARequest
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from tpo_dist.records import Array
 from tpo_dist.rollout.generation import Adapters
 from tpo_dist.rollout.incoming import borrow
 from tpo_dist.rollout.vllm.group_fetch import Fetching, Taking
+from tpo_dist.rollout.vllm.library import (
+    LoRARequest,
+    ParallelLMHead,
+    WeightTransferEngine,
+    WeightTransferEngineFactory,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+    punica_cpu,
+)
 from tpo_dist.rollout.vllm.owner import follow_owner
 from tpo_dist.weight_group import Entry
 
