@@ -20,7 +20,7 @@ from tpo_dist.learner.team import ALONE, Team
 from tpo_dist.metrics import Mean, Metrics
 from tpo_dist.objective import Correction, Groups, Objective, Progress, effective_sample_size, progress, weigh
 from tpo_dist.objective.groups import token_sum
-from tpo_dist.policies.contract import Policy
+from tpo_dist.policies.contract import Policy, SamplingPolicy
 from tpo_dist.policies.weights import whole
 
 
@@ -92,7 +92,7 @@ class EpochGradients:
             found = self._backward(split(self._policy, kept, *self._limits, self._team), weights[active])
         else:
             return loss
-        if self._policy.sampled_elsewhere:
+        if not isinstance(self._policy, SamplingPolicy):
             self.start_logps_GKT = torch.full_like(self._batch.groups.old_logps_GKT, torch.nan)
             self.start_logps_GKT[active] = self._team.total(found)
         return loss

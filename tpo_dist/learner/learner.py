@@ -25,7 +25,7 @@ from tpo_dist.learner.sample import GroupSample, take_sample
 from tpo_dist.learner.team import ALONE, Team
 from tpo_dist.metrics import Max, Mean, Metrics, Sum
 from tpo_dist.objective import Objective, Progress, wants_reference
-from tpo_dist.policies.contract import Policy
+from tpo_dist.policies.contract import Policy, SamplingPolicy
 from tpo_dist.policies.weights import export_weights, whole
 from tpo_dist.records import Array, ScoredGroups, Snapshot, weights_digest
 
@@ -88,7 +88,7 @@ class Learner:
         self._reference_kl = config.reference_kl
         self._oracle = oracle
         self._publish_every, self._remember = config.publish_every, remember
-        recompute = config.old_logprobs == "recompute" and policy.sampled_elsewhere
+        recompute = config.old_logprobs == "recompute" and not isinstance(policy, SamplingPolicy)
         self._frozen = FrozenSnapshots(self.policy) if recompute else None
         self._warned: set[str] = set()
 
@@ -266,7 +266,7 @@ class Learner:
     ) -> Metrics:
         """What the sampling engine makes of the weights that drew the known tokens; nothing where the policy does. The
         learner's log-probs are of those weights."""
-        if learner_GKT is None or not self.policy.sampled_elsewhere:
+        if learner_GKT is None or isinstance(self.policy, SamplingPolicy):
             return {}
         found = mismatch_metrics(learner_GKT, sampler_GKT, live_GKT & known_GKT)
         size = found["mismatch_sequence"].value if found else 0.0

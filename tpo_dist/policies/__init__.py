@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpo_dist.policies.causal_lm import CausalLM, CausalLMOptions
-from tpo_dist.policies.contract import CandidateBatch, MatrixView, Policy
+from tpo_dist.policies.contract import CandidateBatch, MatrixView, Policy, SamplingPolicy
 from tpo_dist.policies.mlp import MLPOptions
 from tpo_dist.policies.tabular import TabularOptions
 from tpo_dist.policies.transformer import TransformerOptions
@@ -67,5 +67,6 @@ __all__ = [
     "MatrixView",
     "Policy",
     "PolicyOptions",
+    "SamplingPolicy",
     "TextPolicyOptions",
 ]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -109,8 +109,6 @@ class CausalLMOptions:
 
 class CausalLM(Policy):
     """Scores candidates with the prompt of a group computed once; its log-probs never need all logits at once."""
-
-    sampled_elsewhere: ClassVar[bool] = True
 
     def __init__(self, model: nn.Module, temperature: float, *, flex: bool = False) -> None:
         """`model`: a causal language model set up by `pretrained.load_model`."""
@@ -223,10 +221,6 @@ class CausalLM(Policy):
             model = model.merge_and_unload()
         model.save_pretrained(folder)
 
-    def sample(self, prompts_GP: Tensor, uniforms_GKT: Tensor, *, follow_first: bool = False) -> tuple[Tensor, Tensor]:
-        """Not here: samplers of their own draw from language models (`rollout/`)."""
-        raise NotImplementedError("language models are sampled by sampler.name=transformers or vllm")
-
 
 class _WithoutAdapters(Policy):
     """The model that the adapters of another policy are added to. Its parameters are that policy's."""
@@ -245,7 +239,3 @@ class _WithoutAdapters(Policy):
                 return score()
 
         return without
-
-    def sample(self, prompts_GP: Tensor, uniforms_GKT: Tensor, *, follow_first: bool = False) -> tuple[Tensor, Tensor]:
-        """Not here."""
-        raise NotImplementedError("a reference policy only scores")

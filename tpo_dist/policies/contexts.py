@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tpo_dist.policies.contract import CandidateBatch, Policy
+from tpo_dist.policies.contract import CandidateBatch, SamplingPolicy
 from tpo_dist.policies.tree_sampling import draw_tokens
 
 
-class ContextPolicy(Policy):
+class ContextPolicy(SamplingPolicy):
     """A categorical distribution over arms for each context."""
 
     @abstractmethod

@@ -7,7 +7,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -99,20 +98,7 @@ GREEDY = -1.0
 
 
 class Policy(nn.Module, ABC):
-    """A distribution over candidates that can be drawn from and differentiated."""
-
-    sampled_elsewhere: ClassVar[bool] = False
-    """True where another engine samples from the weights, whose log-probs differ from the learner's by rounding."""
-
-    @abstractmethod
-    def sample(self, prompts_GP: Tensor, uniforms_GKT: Tensor, *, follow_first: bool = False) -> tuple[Tensor, Tensor]:
-        """Draw K candidates of T tokens for each prompt.
-
-        Every token is the inverse-CDF image of its own uniform in [0, 1), so the draw is a pure function of
-        (weights, prompts, uniforms); GREEDY in its place takes the likeliest token. With `follow_first`, all K tokens
-        at a position continue the first candidate (token-level groups).
-        Returns tokens [G, K, T] (int64) and their log-probs [G, K, T] (nats).
-        """
+    """A distribution over candidates whose log-probs can be differentiated."""
 
     @abstractmethod
     def scorer(self, batch: CandidateBatch) -> Callable[[], Tensor]:
@@ -139,3 +125,18 @@ class Policy(nn.Module, ABC):
     def matrix_views(self) -> dict[str, MatrixView]:
         """The parameters that a matrix optimizer (Muon) takes, by published name; every other one goes to Adam."""
         return {}
+
+
+class SamplingPolicy(Policy):
+    """One that also draws candidates. The others are language models: engines sample from their weights, and make their
+    log-probs different by rounding."""
+
+    @abstractmethod
+    def sample(self, prompts_GP: Tensor, uniforms_GKT: Tensor, *, follow_first: bool = False) -> tuple[Tensor, Tensor]:
+        """Draw K candidates of T tokens for each prompt.
+
+        Every token is the inverse-CDF image of its own uniform in [0, 1), so the draw is a pure function of
+        (weights, prompts, uniforms); GREEDY in its place takes the likeliest token. With `follow_first`, all K tokens
+        at a position continue the first candidate (token-level groups).
+        Returns tokens [G, K, T] (int64) and their log-probs [G, K, T] (nats).
+        """

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tpo_dist.errors import UsageError
-from tpo_dist.policies.contract import CandidateBatch, MatrixView, Policy
+from tpo_dist.policies.contract import CandidateBatch, MatrixView, SamplingPolicy
 from tpo_dist.policies.path_attention import path_attention, plan_paths
 from tpo_dist.policies.prefix_tree import build_prefix_tree
 from tpo_dist.policies.tree_sampling import sample_over_tree
@@ -76,7 +76,7 @@ class Block(nn.Module):
         return out
 
 
-class Transformer(Policy):
+class Transformer(SamplingPolicy):
     """Samples and scores candidates over their prefix tree: what candidates share is computed once."""
 
     def __init__(self, options: TransformerOptions, vocab_size: int, context_length: int, seed: int) -> None:

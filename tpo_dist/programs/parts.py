@@ -15,7 +15,7 @@ from tpo_dist.history import History
 from tpo_dist.learner.learner import Learner
 from tpo_dist.learner.team import ALONE, Leader, Team
 from tpo_dist.objective import OBJECTIVES, Objective
-from tpo_dist.policies import POLICIES, ContextPolicyOptions, Policy, PolicyOptions, TextPolicyOptions
+from tpo_dist.policies import POLICIES, ContextPolicyOptions, Policy, PolicyOptions, SamplingPolicy, TextPolicyOptions
 from tpo_dist.policies.tokenizer import load_tokenizer
 from tpo_dist.process import memory_bytes
 from tpo_dist.programs.words import in_words, tokenized
@@ -118,6 +118,7 @@ def make_sampler(config: RunConfig, task: Task, temperature: float | None = None
         return options.build(generation_of(config, task, temperature))
     assert temperature is None, "policies of our own have no temperature"
     policy = make_policy(config)
+    assert isinstance(policy, SamplingPolicy), "language models are refused above"
     size = sum(parameter.nbytes for parameter in policy.parameters())
     verify = config.rollout.verify_weights or ("block" if size <= _HASHED_BYTES else "load")
     return TorchSampler(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tpo_dist.policies.contract import GREEDY, Policy
+from tpo_dist.policies.contract import GREEDY, SamplingPolicy
 from tpo_dist.policies.weights import import_weights, view_weights
 from tpo_dist.randomness import draw_uniforms
 from tpo_dist.records import Prompts, Snapshot, StopReason, pad, weights_digest
@@ -22,7 +22,7 @@ class TorchSampler:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: SamplingPolicy,
         completion_length: int,
         seed: int,
         device: str = "cpu",
