@@ -36,6 +36,17 @@ def clean_environment(**more):
     return {**mine, "OMP_NUM_THREADS": "1", "TPO_RAY": str(PROGRAMS / "ray"), **more}
 
 
+def end_nodes(nodes):
+    """SIGTERM to each node, the head, which is the first, last; SIGKILL to the group of one that does not obey."""
+    for node in reversed(nodes):
+        node.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.wait(40)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+
 class Cluster:
     """A head and what joins it, on ports and in a folder of their own, with a token."""
 
@@ -107,12 +118,6 @@ class Cluster:
         return process.returncode, out, err
 
     def end(self):
-        """SIGTERM to each node, the head last; SIGKILL to the group of one that does not obey."""
-        for node in reversed(self.nodes):
-            node.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                node.wait(40)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(node.pid, signal.SIGKILL)
-            node.wait()
+        """End the nodes, and remove what they left."""
+        end_nodes(self.nodes)
         shutil.rmtree(self.temporary, ignore_errors=True)

@@ -1,17 +1,15 @@
 """The entry scripts on two hosts with addresses of their own: network namespaces, where this user may make them."""
 
-import contextlib
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import tempfile
 
 import pytest
 
 from tests.cli.run_cli import PROGRAM, ROOT
-from tests.clusters.nodes import ENTRY, clean_environment
+from tests.clusters.nodes import ENTRY, clean_environment, end_nodes
 from tests.processes import wait_for
 
 pytestmark = [
@@ -76,12 +74,6 @@ def test_a_job_trains_on_two_hosts_and_the_dashboard_is_the_head_s_alone(hosts, 
         elsewhere = on(hosts[1], *PROGRAM, "submit", "--list", "--address", f"http://{HEAD}:8265")
         assert "nothing answers there (Connection refused)" in elsewhere.stderr
     finally:
-        for node in reversed(started):
-            node.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                node.wait(40)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(node.pid, signal.SIGKILL)
-            node.wait()
+        end_nodes(started)
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)

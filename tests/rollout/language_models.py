@@ -1,6 +1,6 @@
 """A tiny language model, its weights changed so that loading shows, and its log-probs by a plain forward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -84,3 +84,24 @@ def all_plain_logps(model: Any, prompts: Prompts, drawn: Candidates, temperature
         for k, length in enumerate(drawn.lengths_GK[g])
     ]
     return pad(np.concatenate(flat), drawn.lengths_GK)
+
+
+def finish(sampler: Any) -> dict[int, Candidates]:
+    """All blocks that are under way, in the order in which they end."""
+    found: dict[int, Candidates] = {}
+    while sampler.pending:
+        found.update(sampler.step())
+    return found
+
+
+def assert_own_version(
+    candidates: Candidates,
+    prompts: Prompts,
+    models: Mapping[int, tuple[Any, Snapshot]],
+    only: Sequence[int] = (1, 2, 3),
+) -> None:
+    """Every token of these versions has the log-prob that the model of its own version gives it."""
+    for version in only:
+        expected = all_plain_logps(models[version][0], prompts, candidates, 1.0)
+        drawn_by = candidates.versions_GKT == version
+        np.testing.assert_allclose(candidates.logps_GKT[drawn_by], expected[drawn_by], atol=1e-4, rtol=0)

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from tests.rollout import dying_engine
-from tests.rollout.language_models import about, all_plain_logps, changed, questions
-from tests.rollout.test_vllm_sampler import assert_own_version, finish
-from tests.tiny import tiny_model
+from tests.rollout.language_models import about, all_plain_logps, assert_own_version, finish, questions
 from tpo_dist import weight_group
 from tpo_dist.rollout.contract import FetchingSampler, WeightsLost, WrongWeights
 from tpo_dist.rollout.vllm_sampler import VLLMSampler, VLLMSampling
@@ -18,18 +16,6 @@ from tpo_dist.runtime.weight_post import WeightPost
 from tpo_dist.weight_group import TransferFailed, WeightGroup, Wire
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.vllm]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    pytest.importorskip("vllm")
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny", spread=0.15)
-
-
-@pytest.fixture(scope="module")
-def models(folder):
-    """Versions 1 to 3: a model and its snapshot each."""
-    return {version: changed(folder, version) for version in (1, 2, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +32,7 @@ def dying(folder):
 
 @pytest.fixture(scope="module")
 def engine(folder, dying):
+    pytest.importorskip("vllm")
     sampler = VLLMSampling(max_sequences=8).build(about(folder, max_tokens=24, wire=Wire("gloo", 30.0)))
     yield sampler.engine
     sampler.close()

@@ -8,7 +8,6 @@ import torch
 
 from tests.processes import pids_running
 from tests.rollout.language_models import END, VOCAB, about, all_plain_logps, changed, load, questions, snapshot_of
-from tests.tiny import tiny_model
 from tpo_dist.errors import UsageError
 from tpo_dist.records import StopReason
 from tpo_dist.rollout.contract import WrongWeights
@@ -19,12 +18,6 @@ from tpo_dist.rollout.vllm_sampler import VLLMSampler, VLLMSampling
 pytestmark = pytest.mark.filterwarnings("ignore")  # importing what is not ours warns
 
 LONG = 256
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model with opinions."""
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny", spread=0.15)
 
 
 @pytest.fixture(scope="module")

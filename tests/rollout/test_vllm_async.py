@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from tests.processes import wait_for
-from tests.rollout.language_models import about, all_plain_logps, changed, questions
-from tests.tiny import tiny_model
+from tests.rollout.language_models import about, all_plain_logps, assert_own_version, finish, questions
 from tpo_dist.errors import UsageError
 from tpo_dist.rollout.contract import WrongWeights
 from tpo_dist.rollout.vllm.contract import EngineDied
@@ -25,20 +24,9 @@ LONG = 448
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    pytest.importorskip("vllm")
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny", spread=0.15)
-
-
-@pytest.fixture(scope="module")
-def models(folder):
-    """Versions 1 to 3: a model and its snapshot each."""
-    return {version: changed(folder, version) for version in (1, 2, 3)}
-
-
-@pytest.fixture(scope="module")
 def engine(folder):
     """One for all tests; the last kills it."""
+    pytest.importorskip("vllm")
     torch.set_num_threads(1)  # vLLM's process has as many
     sampler = VLLMSampling(engine="async", max_sequences=16).build(about(folder, max_tokens=LONG))
     yield sampler.engine
@@ -70,22 +58,6 @@ def until(sampler, key):
         for ended, candidates in sampler.step():
             assert ended == key
             return candidates
-
-
-def finish(sampler):
-    """All blocks that are under way."""
-    found = {}
-    while sampler.pending:
-        found.update(sampler.step())
-    return found
-
-
-def assert_own_version(candidates, prompts, models, only=(1, 2, 3)):
-    """Every token of these versions has the log-prob that the model of its own version gives it."""
-    for version in only:
-        expected = all_plain_logps(models[version][0], prompts, candidates, 1.0)
-        drawn_by = candidates.versions_GKT == version
-        np.testing.assert_allclose(candidates.logps_GKT[drawn_by], expected[drawn_by], atol=1e-4, rtol=0)
 
 
 def test_tokens_are_those_of_the_engine_in_this_process(make, engine, folder, models):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.rollout.language_models import about, all_plain_logps, changed, load, questions
-from tests.tiny import tiny_model
+from tests.rollout.language_models import about, all_plain_logps, assert_own_version, finish, load, questions
 from tpo_dist.errors import UsageError
 from tpo_dist.rollout.contract import StreamingSampler, WrongWeights
 from tpo_dist.rollout.vllm.environment import set_environment
@@ -18,19 +17,8 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.vllm]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    pytest.importorskip("vllm")
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny", spread=0.15)
-
-
-@pytest.fixture(scope="module")
-def models(folder):
-    """Versions 1 to 3: a model and its snapshot each."""
-    return {version: changed(folder, version) for version in (1, 2, 3)}
-
-
-@pytest.fixture(scope="module")
 def engine(folder):
+    pytest.importorskip("vllm")
     sampler = VLLMSampling(max_sequences=40).build(about(folder, max_tokens=24))
     yield sampler.engine
     sampler.close()
@@ -47,22 +35,6 @@ def make(engine, folder, models):
         return sampler
 
     return make
-
-
-def finish(sampler):
-    """All blocks that are under way, in the order in which they ended."""
-    found = {}
-    while sampler.pending:
-        found.update(sampler.step())
-    return found
-
-
-def assert_own_version(candidates, prompts, models, only=(1, 2, 3)):
-    """Every token of these versions has the log-prob that the model of its own version gives it."""
-    for version in only:
-        expected = all_plain_logps(models[version][0], prompts, candidates, 1.0)
-        drawn_by = candidates.versions_GKT == version
-        np.testing.assert_allclose(candidates.logps_GKT[drawn_by], expected[drawn_by], atol=1e-4, rtol=0)
 
 
 def test_blocks_come_out_whole_and_are_what_they_are_alone(make):
