@@ -71,6 +71,7 @@ CASES = {
     "CPUs of a joined cluster": (JOB, ["cluster.num_cpus=2", "--address", "auto"], ["cluster.num_cpus = 2", "drop one of the two"]),
     "ranks of a small policy": (JOB, ["learner.ranks=2"], ["learner.ranks = 2", "policy 'transformer' is a small network", "leave it out"]),
     "log-probs of a policy that draws for itself": (JOB, ["learner.old_logprobs=recompute"], ["learner.old_logprobs = 'recompute'", "draws for itself"]),
+    "a mismatch with itself": (JOB, ["learner.mismatch_groups=2"], ["learner.mismatch_groups = 2", "draws for itself"]),
     "micro-batches by two measures": (JOB, ["learner.micro_batch_tokens=9", "learner.micro_batch_candidates=9"], ["learner.micro_batch_tokens = 9", "drop one of the two"]),
     "a negative weight of the reference": (JOB, ["learner.reference_kl=-1.0"], ["learner.reference_kl = -1.0", "greater than or equal to 0"]),
     "a device without its GPU": (JOB, ["learner.device=cuda"], ["learner.device = 'cuda'", "set learner.gpus=1"]),

@@ -11,7 +11,7 @@ from tests.tiny import tiny_model
 from tpo_dist.config import LearnerConfig, OptimizerConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.learner.batch import to_tensors
-from tpo_dist.learner.checkpoint import load_checkpoint, save_checkpoint
+from tpo_dist.learner.checkpoint import load_checkpoint, save_checkpoint, state_digests
 from tpo_dist.learner.frozen import FrozenSnapshots
 from tpo_dist.learner.learner import Learner
 from tpo_dist.learner.team import ALONE
@@ -264,8 +264,8 @@ def test_recomputed_log_probs_take_the_place_of_the_engine_s(folder):
 def test_stale_groups_are_recomputed_by_the_weights_that_drew_them(folder, options):
     """The step is that of an engine without mismatch, and of what the engine gave, the metrics tell."""
     exact, recomputed = (
-        make_learner(folder, config=configured(old_logprobs=which, epochs=1), remember=3, **options)
-        for which in ("engine", "recompute")
+        make_learner(folder, config=configured(**which, epochs=1), remember=3, **options)
+        for which in ({"mismatch_groups": 0}, {"old_logprobs": "recompute"})
     )
     stale, fresh = roll(exact, 0), roll(exact, 1)
     recomputed.snapshot()
@@ -281,6 +281,28 @@ def test_stale_groups_are_recomputed_by_the_weights_that_drew_them(folder, optio
     for name in ("grad_norm_first", "ratio_ess", "loss_first"):
         assert found[name].value == pytest.approx(expected[name].value, rel=1e-3), name
     assert "mismatch_token" not in expected  # of weights that are gone, without another pass, nobody knows
+
+
+@pytest.mark.parametrize(("given", "compared"), [({}, 1), ({"mismatch_groups": 3}, 3)])
+def test_the_engine_s_mismatch_shows_where_all_groups_are_stale(folder, given, compared):
+    """On the first groups, by the weights that drew them; the step is what it is without."""
+    learner, plain = (
+        make_learner(folder, config=configured(epochs=2, **options), remember=3)
+        for options in (given, {"mismatch_groups": 0})
+    )
+    stale, fresh = roll(learner, 0), roll(learner, 1)
+    plain.snapshot()
+    for each in (learner, plain):
+        each.update(fresh)
+        each.snapshot()
+    noise = np.random.default_rng(0).uniform(0.5, 1.0, stale.tokens.shape).astype(np.float32)
+    noisy = with_logps(stale, stale.behavior_logprobs - noise)
+    found, expected = learner.update(noisy), plain.update(noisy)
+    tokens = stale.lengths[:compared].sum()
+    assert found["mismatch_token"].count == tokens
+    assert found["mismatch_token"].value == pytest.approx(noise[:tokens].mean(), rel=1e-3)
+    assert "mismatch_token" not in expected
+    assert state_digests(learner) == state_digests(plain)
 
 
 def test_each_token_is_recomputed_by_its_own_weights(folder):

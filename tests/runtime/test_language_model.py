@@ -73,6 +73,9 @@ def test_it_learns_while_vllm_samples_ahead(sums):
     assert statistics.fmean(reward[:3]) < 0.15
     assert statistics.fmean(reward[-5:]) > 0.4
     assert max(row["staleness_max"].value for row in rows) == 1
+    gaps = [row["mismatch_max"].value for row in rows if "mismatch_max" in row]
+    assert len(gaps) > 20  # of a step with some fresh groups, those alone are compared that have something to prefer
+    assert max(gaps) < 1e-4  # vLLM computed with what the learner had published, update after update
     assert read_faults(run.folder) == []
     account = audit(run.folder / LEDGER)
     assert account.complete

@@ -80,6 +80,13 @@ class LearnerConfig(Section):
         description="log-probs of the policy that sampled: as the sampler gives them, or computed anew by the learner "
         "before the first epoch, each token's by the frozen weights that drew it",
     )
+    mismatch_groups: int | None = Field(
+        None,
+        ge=0,
+        description="causal_lm: of a step that has only groups of older weights, so many are computed anew by the "
+        "frozen weights that drew them, to see how far the sampler is off; null: 1 where a snapshot has up to 1 GB, "
+        "else 0",
+    )
     micro_batch_tokens: Count | None = Field(
         None, description="causal_lm: tokens per forward and backward pass, prompts included; null: no bound"
     )

@@ -14,8 +14,18 @@ from torch import Tensor
 from tpo_dist.learner.batch import TrainingBatch
 from tpo_dist.learner.micro_batches import with_current_logps
 from tpo_dist.learner.team import Team
-from tpo_dist.policies.contract import Policy
+from tpo_dist.policies.contract import Policy, SamplingPolicy
 from tpo_dist.records import ScoredGroups, pad
+
+_SMALL_BYTES = 1e9  # copies in main memory that a machine with such a model can spare
+
+
+def groups_compared(wanted: int | None, policy: Policy) -> int:
+    """How many groups of a step are computed anew to be compared with the sampler's word, where nothing else tells."""
+    if isinstance(policy, SamplingPolicy):
+        return 0
+    small = sum(parameter.nbytes for parameter in policy.published_parameters().values()) <= _SMALL_BYTES
+    return int(small) if wanted is None else wanted
 
 
 class FrozenSnapshots:
@@ -32,18 +42,28 @@ class FrozenSnapshots:
         self._kept[version] = [torch.empty_like(own, device="cpu").copy_(own) for own in self._own()]
 
     def recomputed(
-        self, batch: TrainingBatch, record: ScoredGroups, now: int, limits: tuple[int | None, int | None, Team]
+        self,
+        batch: TrainingBatch,
+        record: ScoredGroups,
+        now: int,
+        limits: tuple[int | None, int | None, Team],
+        first: int | None = None,
     ) -> tuple[TrainingBatch, Tensor]:
         """The batch with log-probs by the policy in place of the sampler's, each token's by the weights that drew it;
-        and for which tokens [G, K, T] those are known: of version `now`, the policy's own, or kept."""
+        and for which tokens [G, K, T] those are known: of version `now`, the policy's own, or kept. `first`: of so many
+        groups alone."""
         drawn = record.token_versions
         if drawn is None:
             drawn = np.repeat(record.snapshot_versions, record.lengths.sum(axis=1))
         versions_GKT = torch.from_numpy(pad(drawn, record.lengths)).to(batch.groups.live.device)
         versions_GKT = torch.where(batch.groups.live, versions_GKT, -1)
+        if first is not None:
+            versions_GKT[first:] = -1
         old_GKT, known_GKT = batch.groups.old_logps_GKT, torch.zeros_like(batch.groups.live)
         for version in sorted({*drawn.tolist()} & {now, *self._kept}):
             mine_GKT = versions_GKT == version
+            if not bool(mine_GKT.any()):
+                continue
             with self._weights_of(version, now):
                 found = with_current_logps(self._policy, batch, mine_GKT.flatten(1).any(dim=1), *limits)
             old_GKT = torch.where(mine_GKT, found.groups.old_logps_GKT, old_GKT)

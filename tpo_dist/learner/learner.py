@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tpo_dist.config import LearnerConfig
 from tpo_dist.learner.batch import TrainingBatch, to_tensors
-from tpo_dist.learner.frozen import FrozenSnapshots
+from tpo_dist.learner.frozen import FrozenSnapshots, groups_compared
 from tpo_dist.learner.gradients import EpochGradients, bound_gradient
 from tpo_dist.learner.measures import lag_metrics, mismatch_metrics, reference_metrics, score_metrics, signal_metrics
 from tpo_dist.learner.micro_batches import with_reference
@@ -88,8 +88,9 @@ class Learner:
         self._reference_kl = config.reference_kl
         self._oracle = oracle
         self._publish_every, self._remember = config.publish_every, remember
-        recompute = config.old_logprobs == "recompute" and not isinstance(policy, SamplingPolicy)
-        self._frozen = FrozenSnapshots(self.policy) if recompute else None
+        self._recompute = config.old_logprobs == "recompute" and not isinstance(policy, SamplingPolicy)
+        self._compared = None if self._recompute else groups_compared(config.mismatch_groups, policy)
+        self._frozen = None if self._compared == 0 else FrozenSnapshots(self.policy)
         self._warned: set[str] = set()
 
     def update(self, record: ScoredGroups) -> Metrics:
@@ -110,9 +111,10 @@ class Learner:
         fresh_G = torch.from_numpy(record.snapshot_versions == self.version).to(self.device)
         if self._reference is not None:
             batch = with_reference(batch, self._reference, *self._limits)
-        known_GKT = fresh_G.view(-1, 1, 1)
-        if self._frozen is not None:
-            batch, known_GKT = self._frozen.recomputed(batch, record, self.version, self._limits)
+        known_GKT, anew = fresh_G.view(-1, 1, 1), None
+        if self._frozen is not None and (self._recompute or not bool(fresh_G.any())):
+            anew, known_GKT = self._frozen.recomputed(batch, record, self.version, self._limits, self._compared)
+            batch = anew if self._recompute else batch
         gradients = EpochGradients(self.policy, self.objective, batch, *self._limits[:2], self._reference_kl, self.team)
         corrected = {} if self._correction is None else gradients.corrected(self._correction)
         diagnostics = self.objective.diagnostics(gradients.groups, gradients.signal)
@@ -125,7 +127,7 @@ class Learner:
         lag_G = self._publication(self.version) - record.snapshot_versions // self._publish_every
         answers = None if self._oracle is None else torch.from_numpy(self._oracle(record)).long().to(self.device)
         epochs = self._run_epochs(gradients, reuse, batch.candidates.prompts_GP, answers)
-        found = gradients.start_logps_GKT if self._frozen is None else batch.groups.old_logps_GKT
+        found = gradients.start_logps_GKT if anew is None else anew.groups.old_logps_GKT
         mismatch = self._mismatch(found, sampled_GKT, batch.groups.live, known_GKT)
         self.sample = self._take_sample(record, batch, gradients, lag_G)
         self.version += 1
@@ -270,7 +272,7 @@ class Learner:
             return {}
         found = mismatch_metrics(learner_GKT, sampler_GKT, live_GKT & known_GKT)
         size = found["mismatch_sequence"].value if found else 0.0
-        if size > _DISTORTING and self._frozen is None:
+        if size > _DISTORTING and not self._recompute:
             self._warn_once(
                 "log-probs summed over a candidate differ by %.2f nats between learner and sampling engine, and they "
                 "anchor the target. Consider learner.old_logprobs=recompute or objective.group_distribution=ratio.",

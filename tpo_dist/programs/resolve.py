@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from tpo_dist.config import ComponentConfig, RunConfig
+from tpo_dist.config import ComponentConfig, LearnerConfig, RunConfig
 from tpo_dist.errors import UsageError
 from tpo_dist.objective import OBJECTIVES, Objective
 from tpo_dist.objective.tpo import LONG, PAPER_LENGTH, TPO
@@ -151,8 +151,9 @@ def _refuse_learning(config: RunConfig, policy: AnyPolicyOptions) -> None:
             "drop one of the two",
         )
     if not isinstance(policy, TextPolicyOptions):
-        for key, given in (("ranks", learner.ranks > 1), ("old_logprobs", learner.old_logprobs != "engine")):
-            if given:
+        plain = LearnerConfig()
+        for key in ("ranks", "old_logprobs", "mismatch_groups"):
+            if getattr(learner, key) != getattr(plain, key):
                 reason = f"policy {config.policy.name!r} is a small network, which draws for itself in one process"
                 raise UsageError(f"learner.{key} = {getattr(learner, key)!r}", reason, "leave it out")
         return
