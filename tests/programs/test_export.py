@@ -8,6 +8,7 @@ import torch
 
 from tests.cli.run_cli import call
 from tests.learner.test_language_model import roll
+from tests.rollout.language_models import about
 from tests.tiny import tiny_model
 from tpo_dist.config import RunConfig
 from tpo_dist.learner.checkpoint import save_checkpoint
@@ -15,6 +16,7 @@ from tpo_dist.policies.contract import CandidateBatch
 from tpo_dist.programs.job import configure
 from tpo_dist.programs.parts import make_learner
 from tpo_dist.programs.run import create_run
+from tpo_dist.rollout.vllm_sampler import VLLMSampling
 
 transformers = pytest.importorskip("transformers")
 
@@ -76,6 +78,18 @@ def test_an_exported_folder_scores_as_the_learner_does(tmp_path, folder, task, o
     assert theirs.chat_template == ours.chat_template
     assert theirs("2 + 2").input_ids == ours("2 + 2").input_ids
     assert "tpo" not in (tmp_path / "out" / "config.json").read_text()  # nor how the learner computes attention
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+def test_vllm_computes_with_an_exported_folder(tmp_path, folder, task, monkeypatch, capsys):
+    pytest.importorskip("vllm")
+    run, learner = trained(tmp_path, folder, task, lora_rank=4)
+    assert call(monkeypatch, capsys, "export", run, tmp_path / "out")[0] == 0
+    sampler = VLLMSampling(max_sequences=4).build(about(tmp_path / "out"))
+    tokens, logps = learner.policy.probe()
+    np.testing.assert_allclose(sampler.engine.logps(tokens.tolist()), logps.numpy(), rtol=0, atol=1e-4)
+    sampler.close()
 
 
 def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, folder, task, monkeypatch, capsys, small_config):
