@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 
 from tpo_dist.cli.logs import warnings_to
 from tpo_dist.runlog import lines_to, log_lines
@@ -46,9 +45,13 @@ def test_people_get_the_first_line_and_the_folder_all(tmp_path):
     assert (line["role"], line["step"], line["message"]) == ("driver", 5, "it hangs\nstack 1\nstack 2")
 
 
-def test_a_run_that_warns_of_nothing_has_no_log(tmp_path):
-    with warnings_to(tmp_path, sys.stderr.write, lambda: 0):
-        logging.getLogger("tpo_dist").info("all is well")
+def test_people_are_told_what_is_no_warning_and_the_folder_is_not(tmp_path):
+    said = []
+    with warnings_to(tmp_path, said.append, lambda: 0):
+        logging.getLogger("tpo_dist").info("10 s of 600 s: learner still starting")
+        logging.getLogger("tpo_dist").debug("all is well")
+    logging.getLogger("tpo_dist").info("afterwards nobody listens")
+    assert said == ["10 s of 600 s: learner still starting"]
     assert not (tmp_path / "run.log").exists()
 
 

@@ -1,10 +1,17 @@
 """What a process that computes should set up for itself."""
 
 import ctypes
+import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+_log = logging.getLogger(__name__)
+_SAY_SECONDS = 10.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 
 
@@ -20,6 +27,36 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # the largest that glibc accepts
         mallopt(_M_TRIM_THRESHOLD, 1024**3)
+
+
+class TookTooLong(BaseException):
+    """Code of a user's is not done in time; no Exception, which such code may catch."""
+
+
+@contextmanager
+def time_limit(seconds: float, what: str) -> Iterator[None]:
+    """Raises TookTooLong in the block after `seconds`, and warns before that it waits for `what`. It interrupts Python
+    and system calls; in a thread other than the first, where there are no signals, it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    first = min(_SAY_SECONDS, seconds / 2)
+    warned = False
+
+    def ring(*_: object) -> None:
+        nonlocal warned
+        if warned:
+            raise TookTooLong
+        warned = True
+        _log.warning("waiting for %.3g s of %.3g s for %s", first, seconds, what)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, first, seconds - first)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def memory_bytes() -> int:

@@ -89,7 +89,7 @@ class Tenant:
 class TestOnRay:
     pytestmark = ON_RAY
 
-    def test_for_room_and_for_a_start(self, caplog):
+    def test_for_room_and_for_a_start(self, caplog, monkeypatch):
         check_room([Need(4, 0)], "PACK", 30.0, can_grow=True)  # that of earlier tests has come back
         tenant = Tenant.remote()
         assert ray.get(tenant.here.remote())
@@ -102,6 +102,12 @@ class TestOnRay:
         assert "waiting for 0.4 s of 0.5 s for learner, rollout-7 to start" in caplog.text
         with pytest.raises(Stopped):
             await_all(starting, 600.0, stopping=lambda: True)
+        monkeypatch.setattr("tpo_dist.runtime.answers.SAY_SECONDS", 0.1)
+        caplog.set_level("INFO", logger="tpo_dist")
+        with pytest.raises(RunFailed):
+            await_all(starting, 2.0)
+        assert "0.1 s of 2 s: learner, rollout-7 still starting" in caplog.text
+        assert caplog.text.count("still starting") >= 2
         ray.kill(tenant)
 
     def test_for_a_worker_that_is_stopped(self, small_config, local_run, caplog):  # noqa: F811

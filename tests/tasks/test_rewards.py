@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,6 +165,17 @@ def test_a_file_that_cannot_be_imported_is_refused(tmp_path):
     broken.write_text("def score(:\n")
     with pytest.raises(UsageError, match="SyntaxError"):
         load_scorer(f"{broken}:other")
+
+
+def test_a_file_that_is_imported_for_ever_is_given_up(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("tpo_dist.tasks.rewards.IMPORT_SECONDS", 0.4)
+    for name, hangs in (("waits", "import time\ntime.sleep(1000)"), ("spins", "while True:\n    pass")):
+        stubborn = f"try:\n    {hangs.replace(chr(10), chr(10) + '    ')}\nexcept Exception:\n    pass\n"
+        (tmp_path / f"{name}.py").write_text(f"{stubborn}def score(prompt, completion, answer):\n    return 1.0\n")
+        with pytest.raises(UsageError, match=f"{name}.py was still being imported after 0.4 s"):
+            load_scorer(f"{tmp_path / name}.py:score")
+        assert f"waiting for 0.2 s of 0.4 s for {tmp_path / name}.py to be imported" in caplog.text
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_functions_of_files_and_modules_are_found(monkeypatch):

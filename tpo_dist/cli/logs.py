@@ -1,4 +1,4 @@
-"""What the driver warns of: a line in the view, all of it in the run's folder."""
+"""What the driver warns of: a line in the view, all of it in the run's folder; what it merely tells, in the view."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -10,16 +10,17 @@ from tpo_dist.runlog import LOG, lines_to
 
 @contextmanager
 def warnings_to(folder: Path, say: Callable[[str], None], step: Callable[[], int]) -> Iterator[None]:
-    """Inside, warnings of this process go to `run.log` as JSON, such as stacks, and by their first line to `say`.
+    """Inside, warnings of this process go to `run.log` as JSON, such as stacks, and by their first line to `say`;
+    what is of level INFO goes to `say` alone.
 
     `step`: steps finished.
     """
     logger = logging.getLogger("tpo_dist")
     handlers = (lines_to(folder, "driver", step), _Saying(say))
-    before = logger.propagate
+    before = logger.propagate, logger.level
     logger.propagate = False
+    logger.setLevel(logging.INFO)
     for handler in handlers:
-        handler.setLevel(logging.WARNING)
         logger.addHandler(handler)
     try:
         yield
@@ -27,12 +28,13 @@ def warnings_to(folder: Path, say: Callable[[str], None], step: Callable[[], int
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
-        logger.propagate = before
+        logger.propagate = before[0]
+        logger.setLevel(before[1])
 
 
 class _Saying(logging.Handler):
     def __init__(self, say: Callable[[str], None]) -> None:
-        super().__init__()
+        super().__init__(logging.INFO)
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:

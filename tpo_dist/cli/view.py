@@ -63,6 +63,7 @@ class View:
         self._live: Live | None = None
         self._line_due = 0.0
         self._notice = ""
+        self._shown = False
         self._warned: set[str] = set()
         self._first: tuple[int, float] | None = None
 
@@ -95,6 +96,8 @@ class View:
         """A line beside the view; safe in a signal handler."""
         if self._live is None:
             os.write(sys.stderr.fileno(), f"{text}\n".encode())
+        elif not self._shown:
+            self._live.update(Text(text))
         self._notice = text
 
     def warn(self, text: str) -> None:
@@ -105,6 +108,7 @@ class View:
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Show a step."""
+        self._shown = True
         self._progress.update(self._task, completed=row["step"])
         if self._live is not None:
             title, notice = self._run.config.name, self._notice or "Ctrl-C ends it after the step, with a checkpoint"

@@ -11,7 +11,7 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorErro
 
 from tpo_dist.errors import RunFailed, Stopped, UsageError
 from tpo_dist.learner.team import RankLost
-from tpo_dist.supervision import WARN_AT
+from tpo_dist.supervision import SAY_SECONDS, WARN_AT
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def await_all(starting: Mapping[Any, str], seconds: float, stopping: Callable[[]
     Raises RunFailed, naming those that do not or why one cannot, UsageError where one says what to do about it, and
     Stopped soon after `stopping` says that nobody wants them any more.
     """
-    soon, began = WARN_AT * seconds, time.monotonic()
+    soon, next_word, began = WARN_AT * seconds, SAY_SECONDS, time.monotonic()
     done: list[Any] = []
     late, warned = list(starting), False
     while late and (passed := time.monotonic() - began) < seconds:
@@ -60,6 +60,9 @@ def await_all(starting: Mapping[Any, str], seconds: float, stopping: Callable[[]
         if late and not warned and time.monotonic() - began >= soon:
             warned = True
             _log.warning("waiting for %.3g s of %.3g s for %s to start", soon, seconds, _names(starting, late))
+        elif late and passed >= next_word:
+            _log.info("%.3g s of %.3g s: %s still starting", next_word, seconds, _names(starting, late))
+            next_word *= 2
     for ready in done:
         try:
             ray.get(ready)

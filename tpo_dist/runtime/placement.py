@@ -11,7 +11,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tpo_dist.errors import UsageError
-from tpo_dist.supervision import WARN_AT
+from tpo_dist.supervision import SAY_SECONDS, WARN_AT
 
 _log = logging.getLogger(__name__)
 
@@ -70,15 +70,18 @@ def check_room(needs: list[Need], strategy: Strategy, seconds: float, *, can_gro
     if not can_grow:
         _refuse_impossible(bundles, ray.cluster_resources())  # type: ignore[no-untyped-call]
     group, soon = placement_group(bundles, strategy=strategy), WARN_AT * seconds
+    first = min(SAY_SECONDS, soon)
     try:
-        if group.wait(soon):
+        if group.wait(first):
             return
-        free = ray.available_resources()  # type: ignore[no-untyped-call]
-        wanted, there = _amounts(bundles, free)
-        _log.warning("waiting for %.3g s of %.3g s for room: %s, and %s is free", soon, seconds, wanted, there)
-        if not group.wait(seconds - soon):
+        for level, passed, until in ((logging.INFO, first, soon), (logging.WARNING, soon, seconds)):
             free = ray.available_resources()  # type: ignore[no-untyped-call]
-            raise _missing(bundles, free, f"after {seconds:g} s the cluster still has only")
+            wanted, there = _amounts(bundles, free)
+            _log.log(level, "waiting for %.3g s of %.3g s for room: %s, and %s is free", passed, seconds, wanted, there)
+            if group.wait(until - passed):
+                return
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        raise _missing(bundles, free, f"after {seconds:g} s the cluster still has only")
     finally:
         remove_placement_group(group)
 

@@ -11,7 +11,7 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
@@ -23,10 +23,13 @@ import numpy as np
 
 from tpo_dist.components import nearest
 from tpo_dist.errors import UsageError
+from tpo_dist.process import TookTooLong, time_limit
 from tpo_dist.tasks.text import Question, TextTask
 
 OWN = "task"
 """The name of a task's own score among the rewards."""
+IMPORT_SECONDS = 300.0
+"""For a user's file or module to be imported, with the models that it may load meanwhile."""
 _LARGEST = float(np.finfo(np.float32).max)  # in which scores travel
 Scorer = Callable[[Any, str, Any], float | Awaitable[float]]
 """`score(prompt, completion, answer)`."""
@@ -224,19 +227,25 @@ def _load_file(where: str, path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles in it look for their module there
-    try:
+    with _importing(where, str(path), "correct the file"):
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # a user's file may raise anything
-        raise UsageError(where, _said(error, f"{path} cannot be imported"), "correct the file") from None
     return module
 
 
 def _load_module(where: str, name: str) -> ModuleType:
-    try:
+    with _importing(where, f"module {name}", "install or correct it"):
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # noqa: BLE001
-        raise UsageError(where, _said(error, f"module {name} cannot be imported"), "install or correct it") from None
 
 
-def _said(error: BaseException, what: str) -> str:
-    return f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+@contextlib.contextmanager
+def _importing(where: str, what: str, fix: str) -> Iterator[None]:
+    """A user's code runs in the block. Raises UsageError for whatever it raises, and where it does not end."""
+    try:
+        with time_limit(IMPORT_SECONDS, f"{what} to be imported"):
+            yield
+    except TookTooLong:
+        reason = f"{what} was still being imported after {IMPORT_SECONDS:g} s"
+        raise UsageError(where, reason, "do what takes long in the function, not where the file is imported") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # it may raise anything
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UsageError(where, f"{what} cannot be imported ({said})", fix) from None
