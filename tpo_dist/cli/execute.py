@@ -24,7 +24,8 @@ def execute(run: Run, *, local: bool, as_json: bool) -> int:
     recorder = Recorder(run)
     view = View(run, quiet=as_json, local=local)
     try:
-        with warnings_to(run.folder, view.say, lambda: recorder.recorded), _stopping_on_signals(run, view.say), view:
+        logs = warnings_to(run.folder, view.say, lambda: recorder.recorded, view.tell)
+        with logs, _stopping_on_signals(run, view.say), view:
             status, reason = _attempt(run, local, recorder, view)
     except UsageError as error:
         recorder.close()

@@ -9,14 +9,16 @@ from tpo_dist.runlog import LOG, lines_to
 
 
 @contextmanager
-def warnings_to(folder: Path, say: Callable[[str], None], step: Callable[[], int]) -> Iterator[None]:
+def warnings_to(
+    folder: Path, say: Callable[[str], None], step: Callable[[], int], tell: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Inside, warnings of this process go to `run.log` as JSON, such as stacks, and by their first line to `say`;
-    what is of level INFO goes to `say` alone.
+    what is of level INFO goes to `tell` alone (`say`, if not given).
 
     `step`: steps finished.
     """
     logger = logging.getLogger("tpo_dist")
-    handlers = (lines_to(folder, "driver", step), _Saying(say))
+    handlers = (lines_to(folder, "driver", step), _Saying(say, tell or say))
     before = logger.propagate, logger.level
     logger.propagate = False
     logger.setLevel(logging.INFO)
@@ -33,10 +35,11 @@ def warnings_to(folder: Path, say: Callable[[str], None], step: Callable[[], int
 
 
 class _Saying(logging.Handler):
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], tell: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
-        self._say = say
+        self._say, self._tell = say, tell
 
     def emit(self, record: logging.LogRecord) -> None:
         first, _, rest = record.getMessage().partition("\n")
-        self._say(f"{first} (in full in {LOG})" if rest else first)
+        say = self._say if record.levelno >= logging.WARNING else self._tell
+        say(f"{first} (in full in {LOG})" if rest else first)

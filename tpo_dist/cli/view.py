@@ -94,11 +94,15 @@ class View:
 
     def say(self, text: str) -> None:
         """A line beside the view; safe in a signal handler."""
+        self.tell(text)
+        self._notice = text
+
+    def tell(self, text: str) -> None:
+        """The same, about what is soon over: gone from the view with the first step."""
         if self._live is None:
             os.write(sys.stderr.fileno(), f"{text}\n".encode())
         elif not self._shown:
             self._live.update(Text(text))
-        self._notice = text
 
     def warn(self, text: str) -> None:
         """A line about something that may go wrong again; it is said once."""
