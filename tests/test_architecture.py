@@ -27,6 +27,7 @@ FLOORS = {
     "admission": 1,
     "waiting": 1,
     "weight_group": 1,
+    "weight_buckets": 1,
     "tally": 1,
     "stream": 1,
     "supervision": 1,

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from tpo_dist.records import Snapshot, weights_digest
-from tpo_dist.weight_group import BUCKET_BYTES, TransferFailed, WeightGroup, Wire, announce, open_meeting
+from tpo_dist.weight_buckets import BUCKET_BYTES
+from tpo_dist.weight_group import TransferFailed, WeightGroup, Wire, announce, open_meeting
 
 HOST = "127.0.0.1"
 WIRE = Wire("gloo", 60.0)
@@ -97,6 +99,27 @@ def test_who_does_not_come_is_waited_for_up_to_the_deadline():
     meeting, _store = open_meeting(HOST, 2, Wire("gloo", 0.5))
     with pytest.raises(TransferFailed, match=r"waited 0\.5 s for rollout-7 to meet"):
         WeightGroup(meeting, 0, HOST, "rollout-7")
+
+
+def test_a_backend_that_connects_for_ever_is_waited_for_up_to_the_deadline(monkeypatch):
+    """As NCCL does where a rank died after it came."""
+
+    class Stuck:
+        def __init__(self):
+            self.gone = threading.Event()
+
+        def broadcast(self, *_):
+            self.gone.wait()
+
+        def abort(self):
+            self.gone.set()
+
+    stuck = Stuck()
+    monkeypatch.setattr("tpo_dist.weight_group._make_group", lambda *_: stuck)
+    meeting, _store = open_meeting(HOST, 2, Wire("gloo", 0.5))
+    with pytest.raises(TransferFailed, match=r"^waited 0.5 s for rollout-0 to meet$"):
+        WeightGroup(meeting, 0, HOST, "rollout-0")
+    assert stuck.gone.wait(10)
 
 
 def test_whoever_leaves_on_the_way_is_noticed_at_once(pool):

@@ -20,20 +20,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from tpo_dist.records import Array, Snapshot
+from tpo_dist.weight_buckets import Bucket, Entry, buckets, packed, unpacked
 
-Entry = tuple[str, str, tuple[int, ...]]
-"""Name, dtype (as numpy writes it) and shape of an array."""
-
-BUCKET_BYTES = 32 * 1024**2
-"""Small arrays travel together, up to this size; a larger one travels alone."""
-_ALIGNED = 64
 _LOOK_SECONDS = 1.0
 
 
@@ -138,16 +132,15 @@ class WeightGroup:
             else:
                 store.set("door", f"{host} {self._door.getsockname()[1]}")
             self._group = _make_group(store, rank, meeting, host)
-            first = torch.zeros(1, dtype=torch.uint8, device=self._device)
-            self._wait(self._broadcast(first, end), end)  # NCCL connects when it is first used
+            self._wait(self._first_broadcast(end), end)
 
     def send(self, arrays: Mapping[str, Array]) -> None:
         """From rank 0: every array to all others. Raises TransferFailed where they do not take them in time."""
         end = time.monotonic() + self._seconds
         with self._failing(end, "take its weights"):
             under_way: list[tuple[Any, Tensor]] = []
-            for bucket in _buckets([(name, each.dtype.str, each.shape) for name, each in sorted(arrays.items())]):
-                content = _packed(bucket, arrays)
+            for bucket in buckets([(name, each.dtype.str, each.shape) for name, each in sorted(arrays.items())]):
+                content = packed(bucket, arrays)
                 content = content if self._device is None else content.to(self._device)
                 under_way.append((self._broadcast(content, end), content))
                 if len(under_way) == 2:  # while one travels, the next is packed
@@ -160,18 +153,37 @@ class WeightGroup:
         where they do not come in time."""
         end = time.monotonic() + self._seconds
         with self._failing(end, "send weights"):
-            buckets = _buckets(entries)
-            expected = self._expect(buckets[0], end) if buckets else None
-            for bucket, following in zip(buckets, [*buckets[1:], None], strict=True):
+            coming = buckets(entries)
+            expected = self._expect(coming[0], end) if coming else None
+            for bucket, following in zip(coming, [*coming[1:], None], strict=True):
                 assert expected is not None, "there is a bucket"
                 work, content = expected
                 expected = None if following is None else self._expect(following, end)
                 self._wait(work, end)
-                yield from _unpacked(bucket, content.cpu().numpy())
+                yield from unpacked(bucket, content.cpu().numpy())
 
-    def _expect(self, bucket: "_Bucket", end: float) -> tuple[Any, Tensor]:
+    def _expect(self, bucket: Bucket, end: float) -> tuple[Any, Tensor]:
         content = torch.empty(bucket.size, dtype=torch.uint8, device=self._device)
         return self._broadcast(content, end), content
+
+    def _first_broadcast(self, end: float) -> Any:
+        """NCCL connects when it is first used, and waits without a deadline for a rank that has died meanwhile."""
+        begun: list[Any] = []
+
+        def begin() -> None:
+            try:
+                if self._device is not None:
+                    torch.cuda.set_device(self._device)  # each thread has its own
+                begun.append(self._broadcast(torch.zeros(1, dtype=torch.uint8, device=self._device), end))
+            except RuntimeError as error:
+                begun.append(error)
+
+        connecting = threading.Thread(target=begin, name="joining a group", daemon=True)
+        connecting.start()
+        connecting.join(max(0.01, end - time.monotonic()))
+        if not begun or isinstance(begun[0], RuntimeError):
+            raise begun[0] if begun else RuntimeError("they do not connect")
+        return begun[0]
 
     def _broadcast(self, content: Tensor, end: float) -> Any:
         options = dist.BroadcastOptions()
@@ -246,45 +258,3 @@ def _make_group(store: Store, rank: int, meeting: Meeting, host: str) -> Any:
 
 
 _WATCHDOG = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
-
-
-@dataclass(frozen=True, slots=True)
-class _Bucket:
-    """Arrays that travel together, and where each begins (bytes)."""
-
-    entries: tuple[tuple[Entry, int], ...]
-    size: int
-
-
-def _buckets(entries: Sequence[Entry]) -> list[_Bucket]:
-    """The same at both ends, from what arrays there are."""
-    found: list[_Bucket] = []
-    gathered: list[tuple[Entry, int]] = []
-    size = 0
-    for entry in entries:
-        length = _length(entry)
-        if gathered and size + length > BUCKET_BYTES:
-            found.append(_Bucket(tuple(gathered), size))
-            gathered, size = [], 0
-        gathered.append((entry, size))
-        size += -(-length // _ALIGNED) * _ALIGNED
-    return [*found, _Bucket(tuple(gathered), size)] if gathered else found
-
-
-def _length(entry: Entry) -> int:
-    _, dtype, shape = entry
-    return int(np.dtype(dtype).itemsize * np.prod(shape, dtype=np.int64))
-
-
-def _packed(bucket: _Bucket, arrays: Mapping[str, Array]) -> Tensor:
-    content = np.empty(bucket.size, dtype=np.uint8)
-    for (name, dtype, shape), start in bucket.entries:
-        length = _length((name, dtype, shape))
-        content[start : start + length] = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)
-    return torch.from_numpy(content)
-
-
-def _unpacked(bucket: _Bucket, content: Array) -> Iterator[tuple[str, Array]]:
-    for (name, dtype, shape), start in bucket.entries:
-        part = content[start : start + _length((name, dtype, shape))]
-        yield name, part.view(dtype).reshape(shape)

@@ -17,7 +17,7 @@ def run(folder: Path, orders: Any) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     from tests.rollout.language_models import about
-    from tpo_dist import weight_group
+    from tpo_dist import weight_buckets, weight_group
     from tpo_dist.rollout.vllm_sampler import VLLMSampling
     from tpo_dist.weight_group import Wire
 
@@ -30,7 +30,7 @@ def run(folder: Path, orders: Any) -> None:
             orders.send(meeting)
             return orders.recv
 
-    weight_group.BUCKET_BYTES = BUCKET
+    weight_buckets.BUCKET_BYTES = BUCKET
     sampler = VLLMSampling(max_sequences=4).build(about(folder, wire=Wire("gloo", 60.0)))
     orders.send("ready")
     sampler.fetch(orders.recv(), Sender())

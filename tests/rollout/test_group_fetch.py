@@ -9,7 +9,7 @@ import pytest
 
 from tests.rollout import dying_engine
 from tests.rollout.language_models import about, all_plain_logps, assert_own_version, finish, questions
-from tpo_dist import weight_group
+from tpo_dist import weight_buckets
 from tpo_dist.rollout.contract import FetchingSampler, WeightsLost, WrongWeights
 from tpo_dist.rollout.vllm_sampler import VLLMSampler, VLLMSampling
 from tpo_dist.runtime.weight_post import WeightPost
@@ -136,7 +136,7 @@ def test_an_engine_that_is_killed_in_the_middle_costs_the_learner_one_transfer(
     sampler, models, dying, learner, monkeypatch
 ):
     process, orders = dying
-    monkeypatch.setattr(weight_group, "BUCKET_BYTES", dying_engine.BUCKET)
+    monkeypatch.setattr(weight_buckets, "BUCKET_BYTES", dying_engine.BUCKET)
     assert orders.recv() == "ready"
     orders.send(learner.publish(models[1][1], "rollout-1"))
     learner.post.send("rollout-1", orders.recv())

@@ -13,7 +13,8 @@ from torch._C._distributed_c10d import Store
 
 from tpo_dist.records import Array, weights_digest
 from tpo_dist.rollout.contract import WeightsLost, WrongWeights
-from tpo_dist.weight_group import Announcement, Entry, Meeting, Sender, TransferFailed, WeightGroup, Wire, open_meeting
+from tpo_dist.weight_buckets import Entry
+from tpo_dist.weight_group import Announcement, Meeting, Sender, TransferFailed, WeightGroup, Wire, open_meeting
 
 LEARNER = "the learner"
 

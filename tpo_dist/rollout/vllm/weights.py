@@ -31,7 +31,7 @@ from tpo_dist.rollout.vllm.library import (
     punica_cpu,
 )
 from tpo_dist.rollout.vllm.owner import follow_owner
-from tpo_dist.weight_group import Entry
+from tpo_dist.weight_buckets import Entry
 
 TRANSFER, GROUP_TRANSFER = "tpo_dist", "tpo_dist_group"
 """The names of our transfer engines in vLLM's factory."""
