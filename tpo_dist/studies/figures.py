@@ -41,7 +41,9 @@ _AXES = {
 }
 """What the vertical axis of a curve says, where the metric's name would not."""
 _LEAST = 1e-4  # what a logarithmic axis shows of an error that is exactly 0
+_ALWAYS_LOG, _LEAST_NORM = ("grad_norm_first",), 1e-6  # over many powers of ten
 _POINTS = 400  # curves are averaged over windows to about so many points
+_POINTS_PER_TEN = 40  # and so many for each power of ten of steps, where their axis is logarithmic
 
 
 def draw(study: Study, figure: Figure, files: Sequence[RunFile], found: Sequence[Estimate], path: Path) -> bool:
@@ -54,8 +56,9 @@ def draw(study: Study, figure: Figure, files: Sequence[RunFile], found: Sequence
         return False
     panels = list(dict.fromkeys(_key(setting, figure.panels) for setting in have))
     curves = figure.curves if figure.kind == "curves" else ("",)
-    per_row = min(len(panels), 4)
-    rows = len(curves) * -(-len(panels) // per_row)
+    per_row, rows = min(len(panels), 4), len(curves) * -(-len(panels) // 4)
+    if len(panels) == 1:
+        per_row, rows = min(len(curves), 3), -(-len(curves) // 3)
     canvas = Canvas(figsize=(max(4.6, 3.2 * per_row), 2.7 * rows + 0.7), layout="constrained")
     FigureCanvasAgg(canvas)
     axes = canvas.subplots(
@@ -98,9 +101,10 @@ def _name(setting: Setting, names: Sequence[str]) -> str:
 
 
 def _style(name: str, lines: Mapping[str, Any]) -> Any:
+    """A method's own colour for its first line, others for what it has beside."""
     method = name.split(" ")[0]
-    alone = name == method
-    return _COLOURS[method] if alone and method in _COLOURS else _OTHERS[len(lines) % len(_OTHERS)]
+    first = not any(other.split(" ")[0] == method for other in lines)
+    return _COLOURS[method] if first and method in _COLOURS else _OTHERS[len(lines) % len(_OTHERS)]
 
 
 def _curves(
@@ -112,27 +116,31 @@ def _curves(
         if not runs:
             continue
         name = _name(setting, figure.lines)
-        mean = _thinned(mean_curve(runs, curve))
+        mean = _thinned(mean_curve(runs, curve), figure.x_log)
         step, value, error = (mean[c].to_numpy() for c in ("step", curve, "standard_error"))
-        shown = np.maximum(value, _LEAST) if figure.log else value
+        log = figure.log or curve in _ALWAYS_LOG
+        least = _LEAST_NORM if curve in _ALWAYS_LOG else _LEAST
+        shown = np.maximum(value, least) if log else value
         colour = lines[name].get_color() if name in lines else _style(name, lines)
         (line,) = axis.plot(step, shown, color=colour, linewidth=1.4)
         lines.setdefault(name, line)
-        low = np.maximum(value - error, _LEAST) if figure.log else value - error
-        axis.fill_between(step, low, value + error, color=colour, alpha=0.18, linewidth=0)
+        low = np.maximum(value - error, least) if log else value - error
+        axis.fill_between(step, low, shown + error, color=colour, alpha=0.18, linewidth=0)
     axis.set(xlabel="step", ylabel=_AXES.get(curve, curve.replace("_", " ")))
-    if figure.log:
+    if figure.log or curve in _ALWAYS_LOG:
         axis.set_yscale("log")
     if figure.x_log:
         axis.set_xscale("log")
 
 
-def _thinned(curve: pl.DataFrame) -> pl.DataFrame:
-    """Means over equal windows, so that a long curve stays readable and its picture small."""
+def _thinned(curve: pl.DataFrame, log: bool) -> pl.DataFrame:
+    """Means over windows of equal width in the picture, so that a long curve stays readable and the file small."""
     window = -(-len(curve) // _POINTS)
-    if window == 1:
+    if not log and window == 1:
         return curve
-    return curve.group_by(pl.int_range(pl.len()) // window, maintain_order=True).mean()
+    linear = pl.int_range(pl.len()) // window
+    key = (pl.col("step").log(10) * _POINTS_PER_TEN).floor() if log else linear
+    return curve.fill_nan(None).group_by(key.alias("window"), maintain_order=True).mean().drop("window")
 
 
 def _sweep(
