@@ -156,7 +156,7 @@ class _Fused:
             for layer, part in zip(layers, torch.split(self._bias, self.sizes), strict=True):
                 layer.bias.data = part
         elif biased:
-            raise NotImplementedError("some of them have a bias, and some have none")
+            raise UnknownParts("some of them have a bias, and some have none")
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self._weight, self._bias)
@@ -203,20 +203,24 @@ class _Layer:
         return x_AD + F.linear(self._act(gate) * up, self._down.weight, self._down.bias)
 
 
+class UnknownParts(Exception):
+    """The model does something that lean steps do not; they leave it to plain ones."""
+
+
 class LeanModel:
     """A model of transformers, taken apart. It shares all weights with the model, which works as before."""
 
     def __init__(self, model: Any) -> None:
-        """Raises NotImplementedError where the model has other parts than the known ones."""
+        """Raises UnknownParts where the model has other parts than the known ones."""
         config = model.config
         if type(model).__name__ not in _KNOWN:
-            raise NotImplementedError(f"{type(model).__name__} is not known")
+            raise UnknownParts(f"{type(model).__name__} is not known")
         if getattr(config, "sliding_window", None) is not None:
-            raise NotImplementedError("layers that see only part of the text")
+            raise UnknownParts("layers that see only part of the text")
         inner = model.model
         self._rotary = inner.rotary_emb
         if self._rotary.rope_type not in _STEADY:
-            raise NotImplementedError(f"rotary embeddings of type {self._rotary.rope_type!r}")
+            raise UnknownParts(f"rotary embeddings of type {self._rotary.rope_type!r}")
         self._embedding, self._head = inner.embed_tokens, model.lm_head
         self._norm = _Norm(inner.norm, config.rms_norm_eps)
         self.layers = [_Layer(layer, config.rms_norm_eps) for layer in inner.layers]
@@ -244,7 +248,7 @@ def take_apart(model: Any) -> LeanModel | None:
     """The model for lean steps; None where it is not known, or does something that they do not."""
     try:
         lean = LeanModel(model)
-    except (NotImplementedError, AttributeError):
+    except (UnknownParts, AttributeError):
         return None
     size, device = min(1000, model.config.vocab_size), lean.embedding.device
     tokens = torch.randint(0, size, (2, 8), generator=torch.Generator().manual_seed(0)).to(device)
