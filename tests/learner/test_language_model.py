@@ -260,6 +260,18 @@ def test_recomputed_log_probs_take_the_place_of_the_engine_s(folder):
     assert engine.update(noisy)["grad_norm_first"].value != pytest.approx(norms[0], rel=1e-2)
 
 
+def a_version_behind(learner, other):
+    """Groups of the weights before those that both have now; the same as a sampling engine that is off by the noise
+    would give them; the noise of each token."""
+    stale, fresh = roll(learner, 0), roll(learner, 1)
+    other.snapshot()
+    for each in (learner, other):
+        each.update(fresh)
+        each.snapshot()
+    noise = np.random.default_rng(0).uniform(0.5, 1.0, stale.tokens.shape).astype(np.float32)
+    return stale, with_logps(stale, stale.behavior_logprobs - noise), noise
+
+
 @pytest.mark.parametrize("options", [{}, {"lora_rank": 4}, {"dtype": "bfloat16"}])
 def test_stale_groups_are_recomputed_by_the_weights_that_drew_them(folder, options):
     """The step is that of an engine without mismatch, and of what the engine gave, the metrics tell."""
@@ -267,13 +279,8 @@ def test_stale_groups_are_recomputed_by_the_weights_that_drew_them(folder, optio
         make_learner(folder, config=configured(**which, epochs=1), remember=3, **options)
         for which in ({"mismatch_groups": 0}, {"old_logprobs": "recompute"})
     )
-    stale, fresh = roll(exact, 0), roll(exact, 1)
-    recomputed.snapshot()
-    for learner in (exact, recomputed):
-        learner.update(fresh)
-        learner.snapshot()
-    noise = np.random.default_rng(0).uniform(0.5, 1.0, stale.tokens.shape).astype(np.float32)
-    found = recomputed.update(with_logps(stale, stale.behavior_logprobs - noise))
+    stale, noisy, noise = a_version_behind(exact, recomputed)
+    found = recomputed.update(noisy)
     expected = exact.update(stale)
     assert found["staleness_max"].value == 1
     assert found["mismatch_token"].count == stale.lengths.sum()
@@ -290,13 +297,7 @@ def test_the_engine_s_mismatch_shows_where_all_groups_are_stale(folder, given, c
         make_learner(folder, config=configured(epochs=2, **options), remember=3)
         for options in (given, {"mismatch_groups": 0})
     )
-    stale, fresh = roll(learner, 0), roll(learner, 1)
-    plain.snapshot()
-    for each in (learner, plain):
-        each.update(fresh)
-        each.snapshot()
-    noise = np.random.default_rng(0).uniform(0.5, 1.0, stale.tokens.shape).astype(np.float32)
-    noisy = with_logps(stale, stale.behavior_logprobs - noise)
+    stale, noisy, noise = a_version_behind(learner, plain)
     found, expected = learner.update(noisy), plain.update(noisy)
     tokens = stale.lengths[:compared].sum()
     assert found["mismatch_token"].count == tokens
