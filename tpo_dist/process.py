@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
-_SAY_SECONDS = 10.0
+SAY_SECONDS = 10.0
+"""After so long it is first said what a start waits for, which is no warning yet."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 
 
@@ -40,7 +41,7 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    first = min(_SAY_SECONDS, seconds / 2)
+    first = min(SAY_SECONDS, seconds / 2)
     warned = False
 
     def ring(*_: object) -> None:

@@ -15,8 +15,6 @@ replaced."""
 
 WARN_AT = 0.8
 """Share of a deadline after which it is said what is waited for."""
-SAY_SECONDS = 10.0
-"""After so long a start first says what it still waits for, which is no warning yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorErro
 
 from tpo_dist.errors import RunFailed, Stopped, UsageError
 from tpo_dist.learner.team import RankLost
-from tpo_dist.supervision import SAY_SECONDS, WARN_AT
+from tpo_dist.process import SAY_SECONDS
+from tpo_dist.supervision import WARN_AT
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tpo_dist.errors import UsageError
-from tpo_dist.supervision import SAY_SECONDS, WARN_AT
+from tpo_dist.process import SAY_SECONDS
+from tpo_dist.supervision import WARN_AT
 
 _log = logging.getLogger(__name__)
 

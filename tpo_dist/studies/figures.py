@@ -110,6 +110,7 @@ def _style(name: str, lines: Mapping[str, Any]) -> Any:
 def _curves(
     axis: Any, settings: Sequence[Setting], figure: Figure, curve: str, files: Sequence[RunFile], lines: dict[str, Any]
 ) -> None:
+    log, least = figure.log or curve in _ALWAYS_LOG, _LEAST_NORM if curve in _ALWAYS_LOG else _LEAST
     for setting in settings:
         runs = [f.read() for f in files if f.setting is setting and f.finished]
         runs = [run for run in runs if curve in run.columns]
@@ -118,8 +119,6 @@ def _curves(
         name = _name(setting, figure.lines)
         mean = _thinned(mean_curve(runs, curve), figure.x_log)
         step, value, error = (mean[c].to_numpy() for c in ("step", curve, "standard_error"))
-        log = figure.log or curve in _ALWAYS_LOG
-        least = _LEAST_NORM if curve in _ALWAYS_LOG else _LEAST
         shown = np.maximum(value, least) if log else value
         colour = lines[name].get_color() if name in lines else _style(name, lines)
         (line,) = axis.plot(step, shown, color=colour, linewidth=1.4)
@@ -127,7 +126,7 @@ def _curves(
         low = np.maximum(value - error, least) if log else value - error
         axis.fill_between(step, low, shown + error, color=colour, alpha=0.18, linewidth=0)
     axis.set(xlabel="step", ylabel=_AXES.get(curve, curve.replace("_", " ")))
-    if figure.log or curve in _ALWAYS_LOG:
+    if log:
         axis.set_yscale("log")
     if figure.x_log:
         axis.set_xscale("log")
